@@ -1,0 +1,1 @@
+"""MRI for sciinv: readers, coil physics, exact Cartesian posteriors, writers."""

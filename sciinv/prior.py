@@ -1,0 +1,91 @@
+"""The prior: a denoiser in variance-exploding notation plus the map from its units to physical ones.
+
+``x_t = x_0 + sigma z``, ``D(x, sigma) = E[x_0 | x_t = x]``, score ``(D - x) / sigma^2`` (Tweedie). The state is real,
+``(sample, channel, *space)``; ``to_physical`` turns it into the image an operator sees (scale, channels to complex, decoder).
+Nothing else normalises.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sciinv.errors import Unsupported
+from sciinv.operator import Identity, Operator, Space
+from sciinv.rng import Rng
+
+
+class Prior(nn.Module, abc.ABC):
+    """A denoiser bound to a state space.
+
+    Attributes
+    ----------
+    space : state space ``(channel, *space)``.
+    sigma_min, sigma_max : range of noise levels in which the denoiser is trusted; sampling starts at ``sigma_max``.
+    """
+
+    space: Space
+    sigma_min: float = 2e-3
+    sigma_max: float = 80.0
+
+    @property
+    def to_physical(self) -> Operator:
+        """From the state to the physical image; the identity unless a prior says otherwise."""
+        return Identity(self.space)
+
+    @abc.abstractmethod
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """``E[x_0 | x_0 + sigma z = x]``; ``x`` is ``(n, *space)``, ``sigma`` a 0-dim tensor or ``(n,)``."""
+
+    def at(self, spatial: tuple[int, ...]) -> Prior:
+        """Return the prior for images of this size; only a size-free prior can change."""
+        if tuple(spatial) != tuple(self.space.shape[1:]):
+            raise Unsupported(
+                f"{type(self).__name__} is bound to one image size",
+                expected=str(tuple(self.space.shape[1:])),
+                found=str(tuple(spatial)),
+            )
+        return self
+
+    def draw(self, rng: Rng) -> Tensor:
+        """Exact draws from the prior, one per generator; only analytic priors offer them."""
+        raise Unsupported(f"{type(self).__name__} offers no exact draw", hint="an analytic prior, or sample with the prior step")
+
+
+class Counted(nn.Module):
+    """A prior that counts its network calls (per sample) and vector-Jacobian products; used by the loop."""
+
+    def __init__(self, prior: Prior):
+        super().__init__()
+        self.prior = prior
+        self.space, self.sigma_min, self.sigma_max = prior.space, prior.sigma_min, prior.sigma_max
+        self.calls = 0
+        self.vjps = 0
+
+    @property
+    def to_physical(self) -> Operator:
+        return self.prior.to_physical
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Denoise and count; a number is turned into a 0-dim tensor on the state's device."""
+        self.calls += 1
+        return self.prior.denoise(x, sigma if isinstance(sigma, Tensor) else x.new_full((), sigma))
+
+    def denoise_vjp(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """``D(x, sigma)`` and the map ``v -> J^T v``, reusable, from one forward pass."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            d = self.denoise(x, sigma)
+
+        def pull(v: Tensor) -> Tensor:
+            self.vjps += 1
+            (g,) = torch.autograd.grad(d, x, v, retain_graph=True)
+            return g
+
+        return d.detach(), pull
+
+
+

@@ -1,0 +1,273 @@
+"""The sampler contract and THE loop: ``x_0 ~ p(x | y)`` for every method, at three levels of hook.
+
+1. `Guided.posterior_mean`: the method is a denoiser ``D_y = E[x_0 | x_t, y]``; the loop integrates it.
+2. `Sampler.step` built from `sciinv.samplers.kernels`.
+3. ``init``, ``grid`` and ``finish`` too.
+
+The loop gives all of them network-call counts, a trace, the non-finite guard, checkpoint and resume, chunking, memory
+back-off and early stop. A method never writes ``for t in``.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses as dc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from sciinv.errors import MismatchError, NumericalError, ResourceError
+from sciinv.prior import Counted, Prior
+from sciinv.problem import Info, Problem
+from sciinv.rng import Key, Rng
+from sciinv.samplers.kernels import transition
+from sciinv.samples import Samples
+from sciinv.schedule import karras
+
+GUARD_EVERY = 10  # steps between host-side looks at the non-finite flags
+
+
+@dc.dataclass
+class State:
+    """What one step hands to the next: the batch ``x`` and named tensors with a leading sample axis."""
+
+    x: Tensor
+    log_w: Tensor | None = None
+    aux: dict[str, Tensor] = dc.field(default_factory=dict)
+
+
+@dc.dataclass(frozen=True)
+class Sampler(abc.ABC):
+    """A method: its dataclass fields are its hyperparameters, CLI keys, docs table and provenance."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    claims: ClassVar[str]
+    requires: ClassVar[frozenset[str]] = frozenset()
+
+    def grid(self, prior: Counted) -> Sequence[float]:
+        """Noise levels (or iterations), descending; the loop walks over neighbouring pairs."""
+        raise NotImplementedError
+
+    def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
+        """The first state; by default white noise at the first level. ``like`` is ``(n, *space)`` zeros."""
+        return State(self.grid(prior)[0] * rng.normal_like(like))
+
+    @abc.abstractmethod
+    def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
+        """Go from level ``t`` to ``s``; return the next state and per-sample diagnostics."""
+
+    def finish(self, problem: Problem, prior: Counted, state: State, rng: Rng) -> Tensor:
+        """The samples in the prior's units, from the last state."""
+        return state.x
+
+    def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Numbers computed once over all chains from the trace (R-hat, ESS)."""
+        return {}
+
+
+@dc.dataclass(frozen=True)
+class Guided(Sampler):
+    """Methods that are a posterior denoiser. Subclasses write `posterior_mean`.
+
+    Attributes
+    ----------
+    steps : number of noise levels.
+    eta : 1 is the ancestral SDE, 0 the probability-flow ODE (with the ddim rule).
+    """
+
+    eps_source: ClassVar[str] = "posterior"
+    noise_rule: ClassVar[str] = "ddim"
+    steps: int = 100
+    eta: float = 1.0
+
+    def grid(self, prior: Counted) -> Sequence[float]:
+        return karras(prior.sigma_max, prior.sigma_min, self.steps)
+
+    @abc.abstractmethod
+    def posterior_mean(
+        self, problem: Problem, prior: Counted, x: Tensor, t: float, rng: Rng
+    ) -> tuple[Tensor, Tensor, Info]:
+        """``(D_y, D, info)``: the posterior denoiser, the prior denoiser, and diagnostics."""
+
+    def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
+        d_y, d, info = self.posterior_mean(problem, prior, state.x, t, rng)
+        eps = (state.x - (d_y if self.eps_source == "posterior" else d)) / t
+        return State(transition(state.x, d_y, eps, t, s, eta=self.eta, rule=self.noise_rule, rng=rng)), info
+
+
+class Store(Protocol):
+    """Where the loop keeps its checkpoints (``sciinv.io.checkpoint`` writes files, atomically)."""
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Replace the checkpoint called ``name``."""
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The last checkpoint called ``name``, if any."""
+
+
+Progress = Callable[[int, int, Info], bool | None]
+
+
+def check_requirements(sampler: type[Sampler] | Sampler, problem: Problem) -> None:
+    """Refuse before the first step what the problem cannot offer, naming the methods that fit."""
+    missing = sampler.requires - problem.capabilities()
+    if missing:
+        from sciinv.samplers import METHODS
+
+        fits = [m.name for m in METHODS.values() if m.requires <= problem.capabilities()]
+        raise MismatchError(
+            f"{sampler.name} needs an operator with {', '.join(sorted(missing))}",
+            found=type(problem.operator).__name__,
+            hint=f"methods that fit this problem: {', '.join(fits) or 'none'}",
+        )
+
+
+def sample(
+    sampler: Sampler,
+    problem: Problem,
+    prior: Prior,
+    n: int | Sequence[Key],
+    seed: int,
+    *,
+    chunk: int | None = None,
+    store: Store | None = None,
+    checkpoint_every: float = 30.0,
+    on_step: Progress | None = None,
+    rng_mode: str = "cpu",
+    rng_factory: Callable[..., Rng] = Rng,
+) -> Samples:
+    """Draw posterior samples.
+
+    Parameters
+    ----------
+    sampler, problem, prior : the method, the data (in physical units) and the denoiser (bound to the image size).
+    n : number of samples, or their keys, such as ``[(slice, 0), (slice, 1), ...]``.
+    seed : root seed; sample k draws from its own generator keyed by (seed, key k).
+    chunk : samples per batch; results do not depend on it beyond rounding.
+    store : checkpoints; an interrupted run continues to the same samples.
+    on_step : called with (done, total, info) after every step; returning False stops early with what is there.
+    rng_mode : ``"cpu"`` gives the same draws on every device, ``"device"`` draws in place.
+
+    Raises
+    ------
+    MismatchError : the method needs what the operator does not offer.
+    NumericalError : every sample became non-finite.
+    """
+    check_requirements(sampler, problem)
+    keys: list[Key] = list(range(n)) if isinstance(n, int) else list(n)
+    inner = problem.pullback(prior.to_physical)
+    counted = Counted(prior)
+    loop = _Loop(sampler, inner, counted, seed, store, checkpoint_every, on_step, rng_mode, rng_factory)
+    start, cpu = time.time(), time.process_time()
+    parts, size, i = [], chunk or len(keys), 0
+    while i < len(keys):
+        try:
+            parts.append(loop.run(keys[i : i + size]))
+            i += size
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise ResourceError("one sample does not fit in memory", hint="a smaller image or another device") from error
+            size = max(1, size // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    x, failed = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    if bool(failed.all()):
+        raise NumericalError(f"all {len(keys)} samples of {sampler.name} became non-finite", hint="a smaller step, or another method")
+    trace = {k: torch.cat([p[2][k] for p in parts], 1) for k in parts[0][2]}
+    provenance = {
+        "sampler": sampler.name, **dc.asdict(sampler), "seed": seed, "samples": len(keys), "failed": int(failed.sum()),
+        "network_calls": loop.calls // len(parts), "network_vjps": loop.vjps // len(parts),
+        "seconds": time.time() - start, "cpu_seconds": time.process_time() - cpu, **sampler.diagnostics(trace),
+    }  # fmt: skip
+    return Samples(prior.to_physical(x), None, trace, failed, provenance)
+
+
+@dc.dataclass
+class _Loop:
+    sampler: Sampler
+    problem: Problem
+    prior: Counted
+    seed: int
+    store: Store | None
+    checkpoint_every: float
+    on_step: Progress | None
+    rng_mode: str
+    rng_factory: Callable[..., Rng]
+    calls: int = 0
+    vjps: int = 0
+
+    def run(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """One chunk from start (or checkpoint) to end: samples, failed flags, trace."""
+        prior, sampler, device = self.prior, self.sampler, self.problem.y.device
+        rng = self.rng_factory(self.seed, keys, device, self.rng_mode)
+        like = torch.zeros((len(keys), *prior.space.shape), dtype=prior.space.dtype, device=device)
+        levels = list(pairwise(sampler.grid(prior)))
+        name = f"chunk-{keys[0]}-{len(keys)}".replace(" ", "")
+        identity = f"{sampler!r} seed={self.seed} keys={keys} levels={len(levels)}"
+        saved = self._resume(name, identity, rng)
+        with torch.no_grad():
+            if saved is None:
+                prior.calls = prior.vjps = 0
+                state, done, trace = sampler.init(self.problem, prior, rng, like), 0, []
+                failed = torch.zeros(len(keys), dtype=torch.bool, device=device)
+            else:
+                state, failed, done, trace = saved
+            last = time.monotonic()
+            for k in range(done, len(levels)):
+                state, info = sampler.step(self.problem, prior, state, *levels[k], rng)
+                failed = failed | ~torch.isfinite(state.x).flatten(1).all(1)
+                state.x = torch.where(failed.view(-1, *(1,) * (state.x.ndim - 1)), 0.0, state.x)
+                trace.append({key: value.detach() for key, value in info.items()})
+                if k % GUARD_EVERY == GUARD_EVERY - 1 and bool(failed.all()):
+                    break
+                if self.store is not None and time.monotonic() - last > self.checkpoint_every:
+                    self._save(name, identity, state, failed, k + 1, trace, rng)
+                    last = time.monotonic()
+                if self.on_step is not None and self.on_step(k + 1, len(levels), info) is False:
+                    break
+            x = sampler.finish(self.problem, prior, state, rng)
+        failed = failed | ~torch.isfinite(x).flatten(1).all(1)
+        self.calls += prior.calls
+        self.vjps += prior.vjps
+        return x, failed, _stack(trace)
+
+    def _save(
+        self, name: str, identity: str, state: State, failed: Tensor, done: int, trace: list[Info], rng: Rng
+    ) -> None:
+        assert self.store is not None
+        tensors = {"x": state.x, "failed": failed, "rng": rng.state(), **{f"aux.{k}": v for k, v in state.aux.items()}}
+        if state.log_w is not None:
+            tensors["log_w"] = state.log_w
+        tensors |= {f"trace.{i}.{k}": v for i, info in enumerate(trace) for k, v in info.items()}
+        meta = {"identity": identity, "done": done, "calls": self.prior.calls, "vjps": self.prior.vjps}
+        self.store.save(name, tensors, meta)
+
+    def _resume(self, name: str, identity: str, rng: Rng) -> tuple[State, Tensor, int, list[Info]] | None:
+        found = self.store.load(name) if self.store is not None else None
+        if found is None or found[1].get("identity") != identity:
+            return None
+        tensors, meta = found
+        device = self.problem.y.device
+        rng.set_state(tensors["rng"].cpu())
+        tensors = {k: v.to(device) for k, v in tensors.items()}
+        trace: list[dict[str, Tensor]] = [{} for _ in range(meta["done"])]
+        for key, value in tensors.items():
+            if key.startswith("trace."):
+                _, i, what = key.split(".", 2)
+                trace[int(i)][what] = value
+        aux = {k[4:]: v for k, v in tensors.items() if k.startswith("aux.")}
+        self.prior.calls, self.prior.vjps = meta["calls"], meta["vjps"]
+        return State(tensors["x"], tensors.get("log_w"), aux), tensors["failed"], meta["done"], list(trace)
+
+
+def _stack(trace: Sequence[Info]) -> dict[str, Tensor]:
+    """Diagnostics that every step reports, as ``(steps, n, ...)``."""
+    if not trace:
+        return {}
+    common = set.intersection(*(set(info) for info in trace))
+    return {k: torch.stack([info[k] for info in trace]) for k in sorted(common)}
