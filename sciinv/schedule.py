@@ -21,12 +21,15 @@ def geometric(sigma_max: float, sigma_min: float, steps: int) -> list[float]:
     return [sigma_max * ratio ** (i / max(steps - 1, 1)) for i in range(steps)]
 
 
-def capped(rho: float, sigma_min: float, max_log_step: float) -> list[float]:
-    """Levels from exactly ``rho`` down to ``sigma_min`` with log steps of at most ``max_log_step``, then 0."""
+def descent(rho: float, sigma_min: float, log_step: float, power: float = 5.0) -> list[float]:
+    """Levels from exactly ``rho`` to ``sigma_min``, then 0, with log steps of ``log_step`` on average.
+
+    Graded (finer near ``rho``, coarser near ``sigma_min``) because the multistep rule starts with a first-order step: on the anisotropic
+    Gaussian at rho = 0.3 with 16 calls the covariance error is 0.006 against 0.039 for equal log steps (benchmarks/prior_step.py).
+    """
     if rho <= sigma_min:
         return [rho, 0.0]
-    steps = max(1, math.ceil(math.log(rho / sigma_min) / max_log_step - 1e-9))
-    return [*geometric(rho, sigma_min, steps + 1), 0.0]
+    return karras(rho, sigma_min, 1 + max(1, math.ceil(math.log(rho / sigma_min) / log_step - 1e-9)), power)
 
 
 def _check(sigma_max: float, sigma_min: float, steps: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sciinv.prior import Counted
 from sciinv.rng import Rng
-from sciinv.schedule import capped
+from sciinv.schedule import descent
 
 
 def ancestral(x: Tensor, d: Tensor, t: float, s: float, rng: Rng) -> Tensor:
@@ -27,10 +27,10 @@ def ancestral(x: Tensor, d: Tensor, t: float, s: float, rng: Rng) -> Tensor:
     return mean if s == 0 else mean.add_(rng.normal_like(x), alpha=s * math.sqrt(1 - r))
 
 
-def prior_step(prior: Counted, x: Tensor, rho: float, rng: Rng, max_log_step: float, order: int = 2) -> Tensor:
-    """Draw ``x_0 ~ p(x_0 | x_0 + rho z = x)``; log steps of at most ``max_log_step`` down to the prior's ``sigma_min``."""
+def prior_step(prior: Counted, x: Tensor, rho: float, rng: Rng, log_step: float, order: int = 2) -> Tensor:
+    """Draw ``x_0 ~ p(x_0 | x_0 + rho z = x)``; log steps of ``log_step`` on average, down to the prior's ``sigma_min``."""
     previous: tuple[Tensor, float] | None = None
-    for t, s in pairwise(capped(rho, prior.sigma_min, max_log_step)):
+    for t, s in pairwise(descent(rho, prior.sigma_min, log_step)):
         d = prior.denoise(x, t)
         if s == 0:
             return d

@@ -38,7 +38,7 @@ class PnPDM(Sampler):
     rho_max, rho_min : first and last coupling width, in the prior's units.
     anneal : sweeps from rho_max to rho_min.
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
-    max_log_step : largest step in log sigma inside the prior step.
+    log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
     """
 
@@ -51,7 +51,7 @@ class PnPDM(Sampler):
     rho_min: float = 0.02
     anneal: int = 14
     stationary: int = 8
-    max_log_step: float = 0.35
+    log_step: float = 0.35
     order: int = 2
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class PnPDM(Sampler):
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
         z, info = problem.draw(state.x, t, rng)
-        x = prior_step(prior, z, t, rng, self.max_log_step, self.order)
+        x = prior_step(prior, z, t, rng, self.log_step, self.order)
         gap = (x - z).flatten(1).square().mean(1)
         return State(x), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
 

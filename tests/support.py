@@ -1,0 +1,22 @@
+"""Problems with a known posterior, shared by the sampler tests."""
+
+import torch
+
+from sciinv.generic.dense import Dense
+from sciinv.noise import Gaussian
+from sciinv.priors.gaussian import GaussianPrior, anisotropic_gaussian
+from sciinv.problem import Problem
+
+
+def gaussian_problem(sigma: float = 0.3) -> tuple[Problem, GaussianPrior]:
+    """The 6-D anisotropic Gaussian seen through a dense 3 x 6 matrix."""
+    prior = anisotropic_gaussian(dtype=torch.float64)
+    g = torch.Generator().manual_seed(3)
+    matrix = torch.randn(3, 6, generator=g, dtype=torch.float64)
+    y = matrix @ torch.randn(6, generator=g, dtype=torch.float64)
+    return Problem(y, Dense(matrix), Gaussian(sigma)), prior
+
+
+def closed_form(prior: GaussianPrior, matrix: torch.Tensor, y: torch.Tensor, noise_cov: torch.Tensor):
+    gain = prior.cov @ matrix.T @ torch.linalg.inv(matrix @ prior.cov @ matrix.T + noise_cov)
+    return prior.mean + gain @ (y - matrix @ prior.mean), prior.cov - gain @ matrix @ prior.cov

@@ -1,0 +1,79 @@
+"""The one loop: contract of every registered method, refusals, non-finite guard, memory back-off, early stop."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support import gaussian_problem
+
+import sciinv.samplers
+from sciinv.errors import MismatchError, NumericalError, ResourceError
+from sciinv.generic.phase_retrieval import PhaseRetrieval
+from sciinv.noise import Gaussian
+from sciinv.operator import Space
+from sciinv.problem import Problem
+from sciinv.samplers import METHODS, PnPDM, sample
+from sciinv.testing import check_sampler
+
+QUICK = {
+    "pnpdm": {"anneal": 3, "stationary": 4, "rho_min": 0.2},
+    "mmps": {"steps": 8},
+    "dps": {"steps": 8},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contract(name: str) -> None:
+    problem, prior = gaussian_problem()
+    check_sampler(METHODS[name](**QUICK[name]), problem, prior)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_registry_names_its_file_and_says_what_it_claims(name: str) -> None:
+    cls = METHODS[name]
+    assert cls.__module__.rsplit(".", 1)[1] == cls.name == name
+    assert cls.paper and cls.claims
+    assert (Path(sciinv.samplers.__file__).parent / Path(*cls.__module__.split(".")[2:])).with_suffix(".py").is_file()
+
+
+def test_nonlinear_problem_is_refused_with_the_methods_that_fit() -> None:
+    _, prior = gaussian_problem()
+    operator = PhaseRetrieval(Space((1, 4, 4), torch.float32))
+    problem = Problem(torch.zeros(operator.codomain.shape), operator, Gaussian(1.0))
+    with pytest.raises(MismatchError, match=r"linear.*dps"):
+        sample(PnPDM(), problem, prior, 1, seed=0)
+
+
+def test_all_samples_failing_is_a_numerical_error() -> None:
+    problem, prior = gaussian_problem()
+    prior.denoise = lambda x, sigma: x * float("nan")  # type: ignore[method-assign]
+    with pytest.raises(NumericalError):
+        sample(METHODS["mmps"](steps=30), problem, prior, 3, seed=0)
+
+
+def test_memory_back_off_halves_the_batch_and_keeps_the_samples() -> None:
+    problem, prior = gaussian_problem()
+    sampler = METHODS["dps"](steps=5)
+    want = sample(sampler, problem, prior, 5, seed=1).x
+    real = prior.denoise
+
+    def tight(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            raise torch.OutOfMemoryError("simulated")
+        return real(x, sigma)
+
+    prior.denoise = tight  # type: ignore[method-assign]
+    assert torch.allclose(sample(sampler, problem, prior, 5, seed=1).x, want, atol=1e-9)
+
+    def never(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("simulated")
+
+    prior.denoise = never  # type: ignore[method-assign]
+    with pytest.raises(ResourceError):
+        sample(sampler, problem, prior, 5, seed=1)
+
+
+def test_on_step_can_stop_early() -> None:
+    problem, prior = gaussian_problem()
+    out = sample(METHODS["dps"](steps=50), problem, prior, 2, seed=0, on_step=lambda done, total, info: done < 3)
+    assert out.provenance["network_calls"] == 3

@@ -1,0 +1,110 @@
+"""Split Gibbs against closed forms: the prior step, the law at fixed rho, the contraction rate, the posterior maps."""
+
+import math
+
+import pytest
+import torch
+
+from sciinv.generic.dense import Dense
+from sciinv.generic.fourier import FourierMask
+from sciinv.noise import Gaussian
+from sciinv.operator import Space
+from sciinv.prior import Counted
+from sciinv.priors.gaussian import GaussianPrior
+from sciinv.priors.random_field import RandomFieldPrior
+from sciinv.problem import Problem
+from sciinv.rng import Rng
+from sciinv.samplers import PnPDM, sample
+from sciinv.samplers.kernels import prior_step
+from sciinv.testing import affine_law, mean_cov_error
+from support import closed_form, gaussian_problem
+
+
+class Probed(PnPDM):
+    """Only the prior step, as a sampler, so that its exact law can be probed."""
+
+    def grid(self, prior):
+        return [self.rho_max, 0.0]
+
+    def init(self, problem, prior, rng, like):
+        from sciinv.samplers import State
+
+        return State(like.clone())
+
+    def step(self, problem, prior, state, t, s, rng):
+        from sciinv.samplers import State
+
+        return State(prior_step(prior, state.x, t, rng, self.log_step, self.order)), {}
+
+
+@pytest.mark.parametrize(("order", "passes"), [(2, True), (1, False)])
+def test_prior_step_covariance_with_16_calls(order: int, passes: bool) -> None:
+    problem, prior = gaussian_problem()
+    prior.sigma_min, rho = 0.01, 0.3
+    sampler = Probed(rho_max=rho, rho_min=rho, log_step=math.log(rho / 0.01) / 14.99, order=order)
+    counted = Counted(prior)
+    prior_step(counted, torch.zeros(1, 6, dtype=torch.float64), rho, Rng(0, [0]), sampler.log_step)
+    assert counted.calls == 16
+    mean, cov = affine_law(sampler, problem, prior)
+    precision = torch.linalg.inv(prior.cov) + torch.eye(6, dtype=torch.float64) / rho**2
+    target = torch.linalg.inv(precision)
+    _, error = mean_cov_error(mean, cov, target @ torch.linalg.solve(prior.cov, prior.mean), target)
+    assert (error <= 0.02) == passes, error
+
+
+def test_law_at_fixed_rho_is_the_inflated_noise_posterior() -> None:
+    problem, prior = gaussian_problem()
+    prior.sigma_min, rho = 0.005, 0.5
+    sampler = PnPDM(rho_max=rho, rho_min=rho, anneal=1, stationary=24, log_step=0.15)
+    mean, cov = affine_law(sampler, problem, prior)
+    a = problem.operator.matrix
+    eye = torch.eye(3, dtype=torch.float64)
+    inflated = closed_form(prior, a, problem.y, problem.noise.sigma**2 * eye + rho**2 * a @ a.T)
+    plain = closed_form(prior, a, problem.y, problem.noise.sigma**2 * eye)
+    mean_error, cov_error = mean_cov_error(mean, cov, *inflated)
+    assert mean_error < 0.05 and cov_error < 0.05, (mean_error, cov_error)
+    # negative controls: neither the true posterior nor the prior has this law
+    assert mean_cov_error(mean, cov, *plain)[1] > 0.1
+    assert mean_cov_error(mean, cov, prior.mean, prior.cov)[1] > 0.1
+
+
+def test_contraction_rate_matches_the_formula() -> None:
+    c, a, sigma, rho = 0.8, 0.9, 0.4, 0.5
+    eye = torch.eye(1, dtype=torch.float64)
+    prior = GaussianPrior(torch.zeros(1, dtype=torch.float64), c * eye)
+    prior.sigma_min = 1e-3
+    problem = Problem(torch.zeros(1, dtype=torch.float64), Dense(a * eye), Gaussian(sigma))
+    zero = type("Zero", (Rng,), {"normal": lambda self, shape, dtype=torch.float32: torch.zeros((len(self), *shape), dtype=dtype)})
+    sampler = PnPDM(rho_max=rho, rho_min=rho, log_step=0.05)
+    from sciinv.samplers import State
+
+    after, _ = sampler.step(problem, Counted(prior), State(torch.ones(1, 1, dtype=torch.float64)), rho, rho, zero(0, [0]))
+    predicted = c / (c + rho**2) * sigma**2 / (sigma**2 + a**2 * rho**2)
+    assert float(after.x) == pytest.approx(predicted, rel=0.02)
+
+
+def test_random_field_masked_fourier_maps_match_the_closed_form() -> None:
+    size, n, sigma = 16, 64, 0.1
+    prior = RandomFieldPrior((size, size), channels=2)
+    g = torch.Generator().manual_seed(1)
+    mask = torch.rand(size, size, generator=g) < 0.4
+    operator = FourierMask(mask, Space((size, size), torch.complex64)) @ prior.to_physical
+    truth = prior.draw(Rng(7, [0]))
+    y = operator(truth)[0]
+    y = y + sigma * Rng(8, [0]).normal_like(y[None])[0] * mask
+    full = Problem(y, FourierMask(mask, Space((size, size), torch.complex64)), Gaussian(sigma))
+    spread = float(prior.spectrum.mean().sqrt())
+    sampler = PnPDM(rho_max=spread, rho_min=0.1 * spread, anneal=20, stationary=30, log_step=0.25)
+    prior.sigma_min = 0.01 * spread
+    drawn = sample(sampler, full, prior, n, seed=0)
+    mean, std = prior.posterior_maps(Problem(y, operator, Gaussian(sigma)))
+    got = torch.view_as_real(drawn.x).movedim(-1, 1)
+    floor = std.square().mean().sqrt() / math.sqrt(n)
+    error = (got.mean(0) - mean).square().mean().sqrt()
+    assert error < 2 * floor, (error, floor)
+    std_floor = std.square().mean().sqrt() / math.sqrt(2 * (n - 1))
+    assert (got.std(0) - std).square().mean().sqrt() < 2 * std_floor
+    # negative control: the prior's own draws fail both
+    prior_draws = prior.draw(Rng(9, range(n)))
+    assert (prior_draws.mean(0) - mean).square().mean().sqrt() > 2 * floor
+    assert drawn.provenance["rhat_max"] > 0.9
