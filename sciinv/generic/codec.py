@@ -1,7 +1,8 @@
 """Codecs: from a prior's real state to the image an operator sees.
 
-``ChannelsToComplex``: ``x = c (u_0 + i u_1)`` for a state ``u`` of shape ``(2, *space)``. Under the real inner product the map
-is ``c`` times a unitary one, so ``A^H A = A A^H = c^2 I`` (`isometry` is ``c``) and every decomposition survives it.
+``ChannelsToComplex``: ``x = c (u_0 + i u_1)`` for a state ``u`` of shape ``(2, *space)``. Under the real inner
+product the map is ``c`` times a unitary one, so ``A^H A = A A^H = c^2 I`` (`isometry` is ``c``) and every
+decomposition survives it.
 """
 
 from __future__ import annotations
