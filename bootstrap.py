@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""From a fresh clone to a result with nothing but Python: ``python3 bootstrap.py demo`` or ``python3 bootstrap.py test``.
+"""From a fresh clone to a result with nothing but Python: ``python3 bootstrap.py demo`` or ``... test``.
 
 Makes ``.venv`` beside this file, installs PyTorch and then sciinv with pinned versions, and runs the demonstration or
 the test suite. Arguments it does not know are handed on. A second call finds everything in place and starts at once.
