@@ -13,7 +13,14 @@ class SciinvError(Exception):
     exit_code = 1
 
     def __init__(
-        self, what: str, *, where: str = "", expected: str = "", found: str = "", hint: str = "", exit_code: int | None = None
+        self,
+        what: str,
+        *,
+        where: str = "",
+        expected: str = "",
+        found: str = "",
+        hint: str = "",
+        exit_code: int | None = None,
     ):
         self.what, self.where, self.expected, self.found, self.hint = what, where, expected, found, hint
         if exit_code is not None:

@@ -49,5 +49,3 @@ class ComplexGaussian(Gaussian):
         if not mean.is_complex():
             raise InputError("complex noise needs complex data", expected="complex dtype", found=str(mean.dtype))
         return super().sample(mean, rng)
-
-

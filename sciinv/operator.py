@@ -289,7 +289,10 @@ def _like(dtype: torch.dtype, precision: torch.dtype) -> torch.dtype:
 
 
 def _check_chain(outer: Operator, inner_op: Operator) -> None:
-    if outer.domain.shape != inner_op.codomain.shape or outer.domain.dtype.is_complex != inner_op.codomain.dtype.is_complex:
+    if (
+        outer.domain.shape != inner_op.codomain.shape
+        or outer.domain.dtype.is_complex != inner_op.codomain.dtype.is_complex
+    ):
         raise MismatchError(
             f"cannot compose {type(outer).__name__} @ {type(inner_op).__name__}",
             expected=f"inner codomain {outer.domain}",

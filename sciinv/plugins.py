@@ -71,4 +71,6 @@ def find_reader(path: Path, domain: str | None = None, fmt: str | None = None) -
             if fmt == reader.name or (fmt is None and reader.sniff(path)):
                 return d, reader
     names = ", ".join(r.name for d in known.values() for r in d.readers)
-    raise InputError("no installed domain reads this file", where=path.name, expected=f"one of: {names}", hint="--format NAME")
+    raise InputError(
+        "no installed domain reads this file", where=path.name, expected=f"one of: {names}", hint="--format NAME"
+    )

@@ -52,7 +52,9 @@ class Prior(nn.Module, abc.ABC):
 
     def draw(self, rng: Rng) -> Tensor:
         """Exact draws from the prior, one per generator; only analytic priors offer them."""
-        raise Unsupported(f"{type(self).__name__} offers no exact draw", hint="an analytic prior, or sample with the prior step")
+        raise Unsupported(
+            f"{type(self).__name__} offers no exact draw", hint="an analytic prior, or sample with the prior step"
+        )
 
 
 class Counted(nn.Module):
@@ -86,6 +88,3 @@ class Counted(nn.Module):
             return g
 
         return d.detach(), pull
-
-
-

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from sciinv.errors import MismatchError, Unsupported
 from sciinv.linalg import cg
 from sciinv.noise import Gaussian
-from sciinv.operator import SVD, LinearOperator, Operator, Scaled, Space
+from sciinv.operator import SVD, LinearOperator, Operator, Scaled, Space, inner
 from sciinv.rng import Rng
 
 Info = Mapping[str, Tensor]
@@ -43,6 +43,11 @@ class Problem:
     def domain(self) -> Space:
         """The space of unknowns."""
         return self.operator.domain
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data live."""
+        return self.y.device
 
     @property
     def n_data(self) -> int:
@@ -73,7 +78,9 @@ class Problem:
     def linear(self) -> LinearOperator:
         """The operator, refused when it is not linear."""
         if not isinstance(self.operator, LinearOperator):
-            raise Unsupported("the operator is not linear", found=type(self.operator).__name__, hint="a method for nonlinear data")
+            raise Unsupported(
+                "the operator is not linear", found=type(self.operator).__name__, hint="a method for nonlinear data"
+            )
         return self.operator
 
     def normal(self, x: Tensor) -> Tensor:
@@ -91,36 +98,17 @@ class Problem:
         return self.linear.svd()
 
     @functools.cached_property
-    def _spectral_aty(self) -> Tensor:
-        return self.svd.V.adjoint(self.aty)
+    def spectrum(self) -> tuple[LinearOperator, Tensor]:
+        """``(V, s^2)`` with ``A^H A = V diag(s^2) V^H``."""
+        return self.svd.V, self.svd.s**2
 
     def draw(self, x: Tensor, rho: float, rng: Rng) -> tuple[Tensor, Info]:
         """One exact draw of ``p(z | y, x) ~ N(y; A z, sigma^2) N(z; x, rho^2)`` per sample."""
         if self.linear.has_svd():
-            return self._draw_spectral(x, rho, rng), {}
-        return self._draw_cg(x, rho, rng)
-
-    def _draw_spectral(self, x: Tensor, rho: float, rng: Rng) -> Tensor:
-        v, precision = self.svd.V, self.noise.sigma**-2
-        level = self.svd.s**2 * precision + rho**-2
-        b = v.adjoint(x) * rho**-2 + self._spectral_aty * precision
-        # a unitary V lets white noise be drawn in spectral coordinates; otherwise it must pass through V^H
-        xi = rng.normal_like(b) if v.isometry is not None else v.adjoint(rng.normal_like(x))
-        return v(b / level + xi * level.rsqrt())
-
-    def _draw_cg(self, x: Tensor, rho: float, rng: Rng) -> tuple[Tensor, Info]:
-        a, ratio = self.linear, (rho / self.noise.sigma) ** 2
-        y = self.y.expand(x.shape[0], *a.codomain.shape)
-        b = a.adjoint(y + self.noise.sigma * rng.normal_like(y)) * ratio + x + rho * rng.normal_like(x)
-        out = cg(
-            lambda v: v + ratio * a.normal(v),
-            b,
-            x0=x,
-            tol=self.cg_tol,
-            max_iter=self.cg_max_iter,
-            precondition=a.preconditioner(ratio),
-        )
-        return out.x, {"cg_residual": out.residual, "cg_iterations": out.iterations}
+            return _draw_spectral(self, x, rho, rng), {}
+        y = self.y.expand(x.shape[0], *self.linear.codomain.shape)
+        noisy = self.linear.adjoint(y + self.noise.sigma * rng.normal_like(y))
+        return _draw_cg(self, noisy, x, rho, rng, self.linear.preconditioner((rho / self.noise.sigma) ** 2))
 
     @staticmethod
     def stack(problems: Sequence[Problem], samples: int) -> Problem:
@@ -130,6 +118,112 @@ class Problem:
         y = torch.cat([(p.y / p.noise.sigma).expand(samples, *p.operator.codomain.shape) for p in problems])
         ops = [Scaled(p.linear, 1 / p.noise.sigma) for p in problems]
         return dc.replace(problems[0], y=y, operator=Stacked(ops, samples), noise=Gaussian(1.0))
+
+
+@dc.dataclass(frozen=True)
+class QuadraticProblem:
+    """Gaussian data kept only as ``(A^H A, A^H y, y^H y)``: the form for data too large to keep.
+
+    Attributes
+    ----------
+    normal_operator : the self-adjoint ``A^H A`` on the domain.
+    aty : ``A^H y``.
+    yty : ``|y|^2``.
+    n_data : number of real measurements behind it.
+    noise : white noise of one sigma per real component.
+    root : an operator B with ``B^H B = A^H A``, needed to draw when ``normal_operator`` offers no svd.
+    """
+
+    normal_operator: LinearOperator
+    aty: Tensor
+    yty: float
+    n_data: int
+    noise: Gaussian
+    root: LinearOperator | None = None
+    meta: Mapping[str, Any] = dc.field(default_factory=dict)
+    cg_tol: float = 1e-5
+    cg_max_iter: int = 400
+
+    @property
+    def domain(self) -> Space:
+        """The space of unknowns."""
+        return self.normal_operator.domain
+
+    @property
+    def device(self) -> torch.device:
+        """Where the data live."""
+        return self.aty.device
+
+    def capabilities(self) -> frozenset[str]:
+        """What a sampler may require; there is no forward operator to call."""
+        return frozenset({"linear", "gaussian"} | ({"svd"} if self.normal_operator.has_svd() else set()))
+
+    def pullback(self, inner_op: Operator) -> QuadraticProblem:
+        """The same data seen through another linear parametrisation."""
+        if not isinstance(inner_op, LinearOperator):
+            raise Unsupported(
+                "the quadratic form needs a linear map from the prior's units", found=type(inner_op).__name__
+            )
+        return dc.replace(
+            self,
+            normal_operator=inner_op.H @ self.normal_operator @ inner_op,
+            aty=inner_op.adjoint(self.aty),
+            root=None if self.root is None else self.root @ inner_op,
+        )
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A x``."""
+        return self.normal_operator(x)
+
+    def chi2(self, x: Tensor) -> Tensor:
+        """``|y - A x|^2 / sigma^2`` per sample, as ``x^H N x - 2 Re<x, A^H y> + y^H y``."""
+        ndim = len(self.domain.shape)
+        return (inner(x, self.normal(x) - 2 * self.aty, ndim) + self.yty) / self.noise.sigma**2
+
+    @functools.cached_property
+    def spectrum(self) -> tuple[LinearOperator, Tensor]:
+        """``(V, s^2)`` with ``A^H A = V diag(s^2) V^H``; the singular values of a positive operator are its eigenvalues."""
+        svd = self.normal_operator.svd()
+        return svd.V, svd.s
+
+    def draw(self, x: Tensor, rho: float, rng: Rng) -> tuple[Tensor, Info]:
+        """One exact draw of ``p(z | y, x)`` per sample."""
+        if self.normal_operator.has_svd():
+            return _draw_spectral(self, x, rho, rng), {}
+        if self.root is None:
+            raise Unsupported(
+                "an exact draw from the quadratic form needs svd() or a root", hint="pass root with B^H B = A^H A"
+            )
+        shape = (x.shape[0], *self.root.codomain.shape)
+        xi = rng.normal_like(x.new_empty(shape, dtype=self.root.codomain.dtype))
+        return _draw_cg(self, self.aty + self.noise.sigma * self.root.adjoint(xi), x, rho, rng, None)
+
+
+def _draw_spectral(problem: Problem | QuadraticProblem, x: Tensor, rho: float, rng: Rng) -> Tensor:
+    v, s2 = problem.spectrum
+    precision = problem.noise.sigma**-2
+    level = s2 * precision + rho**-2
+    b = v.adjoint(problem.aty * precision + x * rho**-2)
+    # a unitary V lets white noise be drawn in spectral coordinates; otherwise it must pass through V^H
+    xi = rng.normal_like(b) if v.isometry is not None else v.adjoint(rng.normal_like(x))
+    return v(b / level + xi * level.rsqrt())
+
+
+def _draw_cg(
+    problem: Problem | QuadraticProblem,
+    noisy_aty: Tensor,
+    x: Tensor,
+    rho: float,
+    rng: Rng,
+    precondition: Callable[[Tensor], Tensor] | None,
+) -> tuple[Tensor, Info]:
+    ratio = (rho / problem.noise.sigma) ** 2
+    b = noisy_aty * ratio + x + rho * rng.normal_like(x)
+    out = cg(
+        lambda v: v + ratio * problem.normal(v),
+        b, x0=x, tol=problem.cg_tol, max_iter=problem.cg_max_iter, precondition=precondition,
+    )  # fmt: skip
+    return out.x, {"cg_residual": out.residual, "cg_iterations": out.iterations}
 
 
 class Stacked(LinearOperator):
@@ -162,4 +256,3 @@ class Stacked(LinearOperator):
         shape = parts[0].V.domain.shape
         s = torch.cat([p.s.expand(self.samples, *shape) for p in parts])
         return SVD(self, s, Stacked([p.V for p in parts], self.samples))
-

@@ -35,5 +35,7 @@ def descent(rho: float, sigma_min: float, log_step: float, power: float = 5.0) -
 def _check(sigma_max: float, sigma_min: float, steps: int) -> None:
     if not (0 < sigma_min <= sigma_max and steps >= 1):
         raise UsageError(
-            "noise ladder is impossible", expected="0 < sigma_min <= sigma_max, steps >= 1", found=f"{sigma_max}, {sigma_min}, {steps}"
+            "noise ladder is impossible",
+            expected="0 < sigma_min <= sigma_max, steps >= 1",
+            found=f"{sigma_max}, {sigma_min}, {steps}",
         )

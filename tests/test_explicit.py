@@ -18,7 +18,9 @@ def mmps_error(steps: int, **fields) -> tuple[float, float]:
     problem, prior = gaussian_problem()
     prior.sigma_max = 80.0
     mean, cov = affine_law(MMPS(steps=steps, cg_iterations=6, cg_tol=1e-12, **fields), problem, prior)
-    truth = closed_form(prior, problem.operator.matrix, problem.y, problem.noise.sigma**2 * torch.eye(3, dtype=torch.float64))
+    truth = closed_form(
+        prior, problem.operator.matrix, problem.y, problem.noise.sigma**2 * torch.eye(3, dtype=torch.float64)
+    )
     return mean_cov_error(mean, cov, *truth)
 
 
@@ -36,7 +38,9 @@ def test_mmps_with_the_prior_eps_fails() -> None:
 
     problem, prior = gaussian_problem()
     mean, cov = affine_law(Wrong(steps=128, cg_iterations=6, cg_tol=1e-12), problem, prior)
-    truth = closed_form(prior, problem.operator.matrix, problem.y, problem.noise.sigma**2 * torch.eye(3, dtype=torch.float64))
+    truth = closed_form(
+        prior, problem.operator.matrix, problem.y, problem.noise.sigma**2 * torch.eye(3, dtype=torch.float64)
+    )
     assert mean_cov_error(mean, cov, *truth)[1] > 0.2
 
 

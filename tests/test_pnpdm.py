@@ -74,11 +74,17 @@ def test_contraction_rate_matches_the_formula() -> None:
     prior = GaussianPrior(torch.zeros(1, dtype=torch.float64), c * eye)
     prior.sigma_min = 1e-3
     problem = Problem(torch.zeros(1, dtype=torch.float64), Dense(a * eye), Gaussian(sigma))
-    zero = type("Zero", (Rng,), {"normal": lambda self, shape, dtype=torch.float32: torch.zeros((len(self), *shape), dtype=dtype)})
+    zero = type(
+        "Zero",
+        (Rng,),
+        {"normal": lambda self, shape, dtype=torch.float32: torch.zeros((len(self), *shape), dtype=dtype)},
+    )
     sampler = PnPDM(rho_max=rho, rho_min=rho, log_step=0.05)
     from sciinv.samplers import State
 
-    after, _ = sampler.step(problem, Counted(prior), State(torch.ones(1, 1, dtype=torch.float64)), rho, rho, zero(0, [0]))
+    after, _ = sampler.step(
+        problem, Counted(prior), State(torch.ones(1, 1, dtype=torch.float64)), rho, rho, zero(0, [0])
+    )
     predicted = c / (c + rho**2) * sigma**2 / (sigma**2 + a**2 * rho**2)
     assert float(after.x) == pytest.approx(predicted, rel=0.02)
 

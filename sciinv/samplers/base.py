@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sciinv.errors import MismatchError, NumericalError, ResourceError
 from sciinv.prior import Counted, Prior
-from sciinv.problem import Info, Problem
+from sciinv.problem import Info, Problem, QuadraticProblem
 from sciinv.rng import Key, Rng
 from sciinv.samplers.kernels import transition
 from sciinv.samples import Samples
@@ -113,7 +113,7 @@ class Store(Protocol):
 Progress = Callable[[int, int, Info], bool | None]
 
 
-def check_requirements(sampler: type[Sampler] | Sampler, problem: Problem) -> None:
+def check_requirements(sampler: type[Sampler] | Sampler, problem: Problem | QuadraticProblem) -> None:
     """Refuse before the first step what the problem cannot offer, naming the methods that fit."""
     missing = sampler.requires - problem.capabilities()
     if missing:
@@ -122,14 +122,14 @@ def check_requirements(sampler: type[Sampler] | Sampler, problem: Problem) -> No
         fits = [m.name for m in METHODS.values() if m.requires <= problem.capabilities()]
         raise MismatchError(
             f"{sampler.name} needs an operator with {', '.join(sorted(missing))}",
-            found=type(problem.operator).__name__,
+            found=", ".join(sorted(problem.capabilities())),
             hint=f"methods that fit this problem: {', '.join(fits) or 'none'}",
         )
 
 
 def sample(
     sampler: Sampler,
-    problem: Problem,
+    problem: Problem | QuadraticProblem,
     prior: Prior,
     n: int | Sequence[Key],
     seed: int,
@@ -171,13 +171,17 @@ def sample(
             i += size
         except torch.OutOfMemoryError as error:
             if size == 1:
-                raise ResourceError("one sample does not fit in memory", hint="a smaller image or another device") from error
+                raise ResourceError(
+                    "one sample does not fit in memory", hint="a smaller image or another device"
+                ) from error
             size = max(1, size // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
     x, failed = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
     if bool(failed.all()):
-        raise NumericalError(f"all {len(keys)} samples of {sampler.name} became non-finite", hint="a smaller step, or another method")
+        raise NumericalError(
+            f"all {len(keys)} samples of {sampler.name} became non-finite", hint="a smaller step, or another method"
+        )
     trace = {k: torch.cat([p[2][k] for p in parts], 1) for k in parts[0][2]}
     provenance = {
         "sampler": sampler.name, **dc.asdict(sampler), "seed": seed, "samples": len(keys), "failed": int(failed.sum()),
@@ -203,7 +207,7 @@ class _Loop:
 
     def run(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """One chunk from start (or checkpoint) to end: samples, failed flags, trace."""
-        prior, sampler, device = self.prior, self.sampler, self.problem.y.device
+        prior, sampler, device = self.prior, self.sampler, self.problem.device
         rng = self.rng_factory(self.seed, keys, device, self.rng_mode)
         like = torch.zeros((len(keys), *prior.space.shape), dtype=prior.space.dtype, device=device)
         levels = list(pairwise(sampler.grid(prior)))
@@ -252,7 +256,7 @@ class _Loop:
         if found is None or found[1].get("identity") != identity:
             return None
         tensors, meta = found
-        device = self.problem.y.device
+        device = self.problem.device
         rng.set_state(tensors["rng"].cpu())
         tensors = {k: v.to(device) for k, v in tensors.items()}
         trace: list[dict[str, Tensor]] = [{} for _ in range(meta["done"])]

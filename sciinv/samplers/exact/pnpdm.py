@@ -43,8 +43,12 @@ class PnPDM(Sampler):
     """
 
     name: ClassVar[str] = "pnpdm"
-    paper: ClassVar[str] = "Wu et al., NeurIPS 2024 (arXiv 2405.18782); Coeurdoux et al., IEEE TIP 2024 (arXiv 2304.11134)"
-    claims: ClassVar[str] = "at fixed rho exact for the posterior with noise inflated by rho^2 A A^H; exact as rho -> 0 and sweeps grow"
+    paper: ClassVar[str] = (
+        "Wu et al., NeurIPS 2024 (arXiv 2405.18782); Coeurdoux et al., IEEE TIP 2024 (arXiv 2304.11134)"
+    )
+    claims: ClassVar[str] = (
+        "at fixed rho exact for the posterior with noise inflated by rho^2 A A^H; exact as rho -> 0 and sweeps grow"
+    )
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian"})
 
     rho_max: float = 0.5
@@ -55,8 +59,12 @@ class PnPDM(Sampler):
     order: int = 2
 
     def __post_init__(self) -> None:
-        if not (0 < self.rho_min <= self.rho_max and self.anneal >= 1 and self.stationary >= 0 and self.order in (1, 2)):
-            raise UsageError("pnpdm settings are impossible", expected="0 < rho_min <= rho_max, anneal >= 1", found=repr(self))
+        if not (
+            0 < self.rho_min <= self.rho_max and self.anneal >= 1 and self.stationary >= 0 and self.order in (1, 2)
+        ):
+            raise UsageError(
+                "pnpdm settings are impossible", expected="0 < rho_min <= rho_max, anneal >= 1", found=repr(self)
+            )
 
     def grid(self, prior: Counted) -> Sequence[float]:
         levels = geometric(self.rho_max, self.rho_min, self.anneal) if self.anneal > 1 else [self.rho_min]

@@ -39,7 +39,9 @@ class DPS(Sampler):
 
     name: ClassVar[str] = "dps"
     paper: ClassVar[str] = "Chung, Kim, McCann, Klasky, Ye, ICLR 2023 (arXiv 2209.14687)"
-    claims: ClassVar[str] = "approximate: biased mean and spread even for Gaussian priors; ignores the noise level (official weight)"
+    claims: ClassVar[str] = (
+        "approximate: biased mean and spread even for Gaussian priors; ignores the noise level (official weight)"
+    )
     requires: ClassVar[frozenset[str]] = frozenset({"differentiable", "gaussian"})
 
     steps: int = 200
@@ -57,6 +59,10 @@ class DPS(Sampler):
         back = problem.linear.adjoint(residual) if a.linear else a.vjp(d, residual)
         towards_data = pull(back)  # minus half the gradient of |y - A(D(x))|^2
         if self.weight == "theory":
-            return State(ancestral(x, d + (t / problem.noise.sigma) ** 2 * towards_data, t, s, rng)), {"residual2": norm2}
+            return State(ancestral(x, d + (t / problem.noise.sigma) ** 2 * towards_data, t, s, rng)), {
+                "residual2": norm2
+            }
         rate = self.zeta * math.sqrt((1 + s * s) * (1 + t * t)) / norm2.sqrt().clamp_min(torch.finfo(x.dtype).tiny)
-        return State(ancestral(x, d, t, s, rng).add_(rate.view(-1, *(1,) * (x.ndim - 1)) * towards_data)), {"residual2": norm2}
+        return State(ancestral(x, d, t, s, rng).add_(rate.view(-1, *(1,) * (x.ndim - 1)) * towards_data)), {
+            "residual2": norm2
+        }

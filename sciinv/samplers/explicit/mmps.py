@@ -32,7 +32,7 @@ class MMPS(Guided):
     name: ClassVar[str] = "mmps"
     paper: ClassVar[str] = "Rozet, Andry, Lanusse, Louppe, NeurIPS 2024 (arXiv 2405.13712)"
     claims: ClassVar[str] = "exact for Gaussian priors as steps grow; over-confident or misweighted on mixtures"
-    requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian"})
+    requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "differentiable"})
 
     cg_iterations: int = 3
     cg_tol: float = 1e-6
@@ -49,5 +49,7 @@ class MMPS(Guided):
         def covariance(v: Tensor) -> Tensor:
             return (noise * scale) * v + (t * t * scale) * a(pull(a.adjoint(v)))
 
-        solved = cg(covariance, residual, tol=self.cg_tol, max_iter=self.cg_iterations, check_every=self.cg_iterations + 1)
+        solved = cg(
+            covariance, residual, tol=self.cg_tol, max_iter=self.cg_iterations, check_every=self.cg_iterations + 1
+        )
         return d + t * t * pull(a.adjoint(solved.x)), d, {"cg_residual": solved.residual}
