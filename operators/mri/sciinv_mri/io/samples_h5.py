@@ -1,0 +1,75 @@
+"""Posterior samples and fastMRI predictions in HDF5, written atomically; equal input gives equal bytes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from sciinv.errors import InputError
+from sciinv.io.atomic import atomic_path
+from sciinv.io.limits import reading
+from sciinv.io.safe_hdf5 import Hdf5File
+
+Attribute = str | int | float | bool | None
+
+
+def write_samples(
+    path: str | os.PathLike[str], samples: NDArray[np.complex64], attributes: Mapping[str, Attribute] | None = None
+) -> Path:
+    """Write ``/samples`` (sample, slice, row, column) complex64, compressed, with `attributes` (None is left out)."""
+    samples = np.asarray(samples)
+    if samples.ndim != 4 or samples.dtype.kind != "c":
+        raise InputError(
+            "samples must be complex (sample, slice, row, column)",
+            where=Path(path).name,
+            found=f"{samples.dtype} {samples.shape}",
+        )
+    with atomic_path(path) as temporary, h5py.File(temporary, "w-") as file:
+        dataset = file.create_dataset(
+            "samples",
+            data=samples.astype(np.complex64),
+            chunks=(1, 1, *samples.shape[2:]),
+            compression="gzip",
+            compression_opts=1,
+            shuffle=True,
+        )
+        dataset.attrs["dimensions"] = "sample,slice,row,column"
+        for name, value in sorted((attributes or {}).items()):
+            if value is not None:
+                file.attrs[name] = value
+    return Path(path)
+
+
+def read_samples(
+    path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> tuple[NDArray[np.complex64], dict[str, Attribute]]:
+    """Read what `write_samples` wrote: the samples and the attributes."""
+    with reading(path, "samples HDF5"), Hdf5File(path, max_bytes=max_bytes) as file:
+        samples = file.array("/samples")
+        if samples.ndim != 4 or samples.dtype.kind != "c":
+            raise InputError(
+                "the file holds no posterior samples", where=Path(path).name, found=f"{samples.dtype} {samples.shape}"
+            )
+        return samples.astype(np.complex64, copy=False), {
+            name: file.attribute("/", name) for name in file.attribute_names("/")
+        }
+
+
+def write_reconstruction(path: str | os.PathLike[str], volume: NDArray[np.floating]) -> Path:
+    """Write ``/reconstruction`` (slice, row, column) float32, the form in which fastMRI's evaluator reads predictions."""
+    volume = np.asarray(volume, np.float32)
+    if volume.ndim != 3 or not np.isfinite(volume).all():
+        raise InputError(
+            "a reconstruction must be a finite volume",
+            where=Path(path).name,
+            expected="(slice, row, column)",
+            found=str(volume.shape),
+        )
+    with atomic_path(path) as temporary, h5py.File(temporary, "w-") as file:
+        file.create_dataset("reconstruction", data=volume)
+    return Path(path)
