@@ -38,7 +38,7 @@ HeaderView = Mapping[str, FieldView]
 
 @dataclass(frozen=True)
 class Field:
-    """One rule of a spec; `dims` are names, sizes, or names with ``?`` (optional, dropped from the left)."""
+    """One rule of a spec; `dims` are names, sizes, or names with ``?`` (optional)."""
 
     path: str
     dtype: tuple[str, ...] = ()
@@ -135,10 +135,11 @@ def _check_dims(field: Field, shape: tuple[int, ...], spec: Spec, bound: dict[st
     assert field.dims is not None
     dims = list(field.dims)
     while len(dims) > len(shape):
-        optional = next((i for i, dim in enumerate(dims) if str(dim).endswith("?")), None)
-        if optional is None:
+        optional = [i for i, dim in enumerate(dims) if str(dim).endswith("?")]
+        if not optional:
             break
-        del dims[optional]
+        # trailing optional axes (NIfTI's time) go from the right, leading ones (a coil axis) from the left
+        del dims[optional[-1] if optional[-1] == len(dims) - 1 else optional[0]]
     if len(dims) != len(shape):
         wanted = ", ".join(map(str, field.dims))
         return [f"{field.path} has shape {shape}, expected the dimensions ({wanted})"]

@@ -80,7 +80,8 @@ def validate(path: str | os.PathLike[str], *, format: str | None = None, **optio
     """
     name = format or find_reader(check_file(path))
     try:
-        found = violations(READERS[name].view(path), load_spec(READERS[name].spec))
+        chosen = {"dataset": options["dataset"]} if name == "mat73" and "dataset" in options else {}
+        found = violations(READERS[name].view(path, **chosen), load_spec(READERS[name].spec))
         if not found:
             READERS[name].read(path, **options)
     except SciinvError as error:

@@ -51,9 +51,10 @@ def fastmri_header(
     height, width = size or (rows, columns)
     left, right = ky_range or (0, columns)
     return _HEADER.format(
-        field=field_strength, frequency=round(field_strength * 42_577_478.5), coils=coils, ex=rows, ey=columns, rx=height, ry=width,
+        field=field_strength, frequency=round(field_strength * 42_577_478.5), coils=coils, slices=slices - 1,
+        ex=rows, ey=columns, rx=height, ry=width,
         efx=rows * voxel[0], efy=columns * voxel[1], rfx=height * voxel[0], rfy=width * voxel[1], thick=voxel[2],
-        maximum=right - left - 1, center=columns // 2 - left, slices=slices - 1,
+        maximum=right - left - 1, center=columns // 2 - left,
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Maps as NIfTI-1 in RAS with a JSON beside each; the same input gives the same bytes.
 
 An array (slice, row, column) is stored transposed, (column, row, slice); `affine` maps those indices to RAS mm and is
-written as both s-form and q-form, code 1 (scanner). Without an orientation the affine is the voxel size alone, both codes
-are 0, and the JSON says so. Keys follow BIDS derivatives (bids-specification 1.9, "Derivatives").
+written as both s-form and q-form, code 1 (scanner). Without an orientation the affine is the voxel size alone, both
+codes are 0, and the JSON says so. Keys follow BIDS derivatives (bids-specification 1.9, "Derivatives").
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from sciinv.errors import InputError
 from sciinv.io.atomic import write_bytes, write_json
 
 RESEARCH_USE = (
-    "Research use only. Not a medical device, not for diagnosis or treatment. Uncertainty maps hold only if the forward "
-    "model, the noise model and the prior do; structures absent from the prior's training data may be missing or invented."
+    "Research use only. Not a medical device, not for diagnosis or treatment. Uncertainty maps hold only if the "
+    "forward model, the noise model and the prior do; structures absent from the prior's training data may be "
+    "missing or invented."
 )
 # map name -> what it holds; the names are the stems of the files
 MAPS = {

@@ -51,11 +51,11 @@ def view_npy(path: str | os.PathLike[str]) -> HeaderView:
     return {"array": npy_view(path)}
 
 
-def view_mat(path: str | os.PathLike[str]) -> HeaderView:
-    """Shape and dtype of the array that `read_mat` reads by default."""
+def view_mat(path: str | os.PathLike[str], dataset: str | None = None) -> HeaderView:
+    """Shape and dtype of the array that `read_mat` reads."""
     with Hdf5File(path) as file:
-        dataset = file.dataset(_dataset(file, None))
-        return {"array": FieldView(tuple(dataset.shape), dtype_class(dataset.dtype))}
+        stored = file.dataset(_dataset(file, dataset))
+        return {"array": FieldView(tuple(stored.shape), dtype_class(stored.dtype))}
 
 
 def read_npy_kspace(

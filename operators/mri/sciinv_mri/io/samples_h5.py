@@ -61,7 +61,7 @@ def read_samples(
 
 
 def write_reconstruction(path: str | os.PathLike[str], volume: NDArray[np.floating]) -> Path:
-    """Write ``/reconstruction`` (slice, row, column) float32, the form in which fastMRI's evaluator reads predictions."""
+    """Write ``/reconstruction`` (slice, row, column) float32, as fastMRI's evaluator reads predictions."""
     volume = np.asarray(volume, np.float32)
     if volume.ndim != 3 or not np.isfinite(volume).all():
         raise InputError(
