@@ -15,8 +15,3 @@ def gaussian_problem(sigma: float = 0.3) -> tuple[Problem, GaussianPrior]:
     matrix = torch.randn(3, 6, generator=g, dtype=torch.float64)
     y = matrix @ torch.randn(6, generator=g, dtype=torch.float64)
     return Problem(y, Dense(matrix), Gaussian(sigma)), prior
-
-
-def closed_form(prior: GaussianPrior, matrix: torch.Tensor, y: torch.Tensor, noise_cov: torch.Tensor):
-    gain = prior.cov @ matrix.T @ torch.linalg.inv(matrix @ prior.cov @ matrix.T + noise_cov)
-    return prior.mean + gain @ (y - matrix @ prior.mean), prior.cov - gain @ matrix @ prior.cov

@@ -11,7 +11,7 @@ from sciinv.priors.gaussian import GaussianPrior
 from sciinv.problem import Problem
 from sciinv.samplers import DPS, MMPS, sample
 from sciinv.testing import affine_law, mean_cov_error
-from support import closed_form, gaussian_problem
+from support import gaussian_problem
 
 
 def mmps_error(steps: int, **fields) -> tuple[float, float]:
@@ -49,7 +49,7 @@ def test_dps_theory_weight_has_its_closed_form_bias(q: float) -> None:
     c, sigma = 1.0, 0.5
     a = math.sqrt(q * sigma**2 / c)
     eye = torch.eye(1, dtype=torch.float64)
-    prior = GaussianPrior(torch.zeros(1, dtype=torch.float64), c * eye)
+    prior = GaussianPrior(torch.zeros(1, dtype=torch.float64), c * eye, dtype=torch.float64)
     prior.sigma_min, prior.sigma_max = 2e-3, 80.0
     problem = Problem(torch.ones(1, dtype=torch.float64), Dense(a * eye), Gaussian(sigma))
     mean, cov = affine_law(DPS(steps=3000, weight="theory"), problem, prior)
