@@ -4,13 +4,14 @@ No template, scan or atlas enters, so the phantom shares nothing with the images
 insides of implicit surfaces in millimetres (x right, y anterior, z superior), evaluated slice by slice:
 
 - hull: a superellipsoid bent by a smooth random field; ``depth`` is the distance below it;
-- sulci: the zero set of a band-limited Gaussian random field ``g`` (a sum of random plane waves), which is a labyrinth of
-  lines one fold apart; ``|g| / |grad g|`` is the distance to the nearest line. The field is read at a point pushed outwards
-  along the hull's normal, so that folds run inwards as they do in a brain, and they end at a random depth;
+- sulci: the zero set of a band-limited Gaussian random field ``g`` (a sum of random plane waves), which is a labyrinth
+  of lines one fold apart; ``|g| / |grad g|`` is the distance to the nearest line. The field is read at a point pushed
+  outwards along the hull's normal, so that folds run inwards as they do in a brain, and they end at a random depth;
 - cortex: what lies within the cortical thickness of a sulcus, of a fissure or of the hull;
 - everything else: unions of ellipsoids, each slightly displaced by the seed.
 
-Edges are softened over one fine pixel, the image is computed on a grid twice as fine and cut in k-space, as a scanner does.
+Edges are softened over one fine pixel; the image is computed on a grid twice as fine and cut in k-space, as a scanner
+does.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sciinv.errors import UsageError
+from sciinv_mri.fft import crop_centre, fftc, ifftc, pad_centre
 
 Array = NDArray[Any]
 HEAD_MM = (208.0, 176.0)
@@ -52,7 +55,7 @@ _PALLIDUM = (((19, -1, 2), (4.5, 9, 7), -15),)
 
 
 class Waves:
-    """A smooth stationary Gaussian random field of unit variance, defined everywhere in space, by random plane waves."""
+    """A smooth stationary Gaussian random field of unit variance, defined in all of space, by random plane waves."""
 
     def __init__(self, rng: np.random.Generator, wavelength: float, count: int = 40, spread: float = 0.25):
         direction = rng.normal(size=(count, 3))
@@ -140,9 +143,9 @@ class Head:
         out[0] = 1
         face = np.clip((-z - 5) / 25, 0, 1) * np.clip(y / 60, 0, 1) * 14  # the face makes low slices longer in front
         wall = 1 + 0.15 * self.wall(x, y, z)
-        for name, outside in (("skin", 13.5), ("fat", 11.5), ("muscle", 7.6), ("bone", 6.8), ("marrow", 5.2), ("bone", 2.4)):
-            layer = outside * wall + face * (name in ("skin", "fat", "muscle"))
-            paint(name, depth + layer if outside > 2.4 else depth + 1.6)
+        for name, outside in (("skin", 13.5), ("fat", 11.5), ("muscle", 7.6), ("bone", 6.8), ("marrow", 5.2)):
+            paint(name, depth + outside * wall + face * (name in ("skin", "fat", "muscle")))
+        paint("bone", depth + 1.6)
         paint("csf", depth)
         pial = self._pial(x, y, z, depth, nx, ny, pixel)
         paint("grey", pial)
@@ -201,15 +204,17 @@ def smooth_phase(matrix: tuple[int, int], seed: int, z: float = 0.0, fov_mm: tup
     return offset + 0.8 * (tilt[0] * x / 100 + tilt[1] * y / 100) + 0.6 * field(x, y, z)
 
 
-def crop_kspace(image: Array, matrix: tuple[int, int]) -> Array:
-    """Keep the centre of k-space: what a scanner of that matrix would see of ``image`` (*, rows, columns), values kept."""
-    axes = (-2, -1)
-    k = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(image, axes=axes), axes=axes), axes=axes)
-    start = [n // 2 - m // 2 for n, m in zip(image.shape[-2:], matrix, strict=True)]
-    k = k[..., start[0] : start[0] + matrix[0], start[1] : start[1] + matrix[1]]
-    ratio = matrix[0] * matrix[1] / (image.shape[-2] * image.shape[-1])
-    out = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(k, axes=axes), axes=axes), axes=axes)
-    return out * ratio
+def resample(image: Array, matrix: tuple[int, int]) -> Array:
+    """What a scanner of that matrix and the same field of view would see of ``image`` ``(*, rows, columns)``; complex.
+
+    The centre of k-space is kept (or padded with zeros), and so are the values of the image.
+    """
+    old = image.shape[-2:]
+    k = fftc(torch.from_numpy(np.ascontiguousarray(image, np.complex64)), (-2, -1))
+    smaller = (min(old[0], matrix[0]), min(old[1], matrix[1]))
+    k = pad_centre(crop_centre(k, smaller), matrix)
+    ratio = (matrix[0] * matrix[1] / (old[0] * old[1])) ** 0.5
+    return (ifftc(k, (-2, -1)) * ratio).numpy()
 
 
 def head(
@@ -238,5 +243,5 @@ def head(
     slices = []
     for z in heights_mm:
         phase = smooth_phase(fine, seed, z, fov_mm)
-        slices.append(crop_kspace(subject.magnitude(fine, fov_mm, z, contrast) * np.exp(1j * phase), matrix))
-    return np.stack(slices).astype(np.complex64)
+        slices.append(resample(subject.magnitude(fine, fov_mm, z, contrast) * np.exp(1j * phase), matrix))
+    return np.stack(slices)
