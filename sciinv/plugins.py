@@ -1,4 +1,6 @@
-"""Domains are found by entry point, ours and third parties' alike: group ``sciinv.domains``, one frozen `Domain` each."""
+"""Domains are found by entry point, ours and third parties' alike: group ``sciinv.domains``, one frozen `Domain`
+each.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +36,7 @@ class Domain:
     simulate : ``(source, out, options) -> path``: measurements from an image.
     demo : ``(folder) -> path``: an embedded measurement file made from a phantom.
     describe, validate : for ``sciinv info`` and ``sciinv validate``.
+    calibration : a file of `sciinv.calibration.Calibration` learned for ``default_prior``, where there is one.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Domain:
     default_prior: str
     baselines: Mapping[str, Callable[..., Any]] = dc.field(default_factory=dict)
     specs: Path | None = None
+    calibration: Path | None = None
 
 
 def domains() -> dict[str, Domain]:

@@ -1,0 +1,148 @@
+"""How far to trust the bounds: measured coverage where a truth exists, calibration factors where a study has learned them.
+
+A calibration is learned on other data than those it is applied to, for one prior, method and level. It scales the half width of a
+Gaussian interval: ``mean -+ factor * z * std`` with ``z`` the normal quantile of the level (the scaling of Laves et al. 2020,
+"Well-calibrated regression uncertainty in medical imaging"). Used on another prior or method it would be a guess, so it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import NormalDist
+from typing import Annotated, Any
+
+import pydantic
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from sciinv.diagnostics.metrics import coverage, error_correlation, psnr, ssim
+from sciinv.errors import InputError
+from sciinv.samples import Samples
+
+MARGIN = 0.05  # measured coverage this far under the nominal one is called over-confident
+STRETCH = 1.25  # a factor is used this far beyond the accelerations it was learned at
+MAX_FILE = 1 << 20
+
+
+class Calibration(BaseModel):
+    """Content of a calibration file.
+
+    Attributes
+    ----------
+    prior_sha256, method : what it was learned for.
+    protocol : the measurement in words (contrast, coils, masks).
+    level : nominal coverage.
+    factors : factor by acceleration.
+    learned_on : the data it was learned on, in words.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    prior_sha256: str
+    method: str = "pnpdm"
+    protocol: str
+    level: Annotated[float, Field(gt=0, lt=1)]
+    factors: dict[float, Annotated[float, Field(gt=0, le=100)]]
+    learned_on: str
+
+    def misfit(self, prior_sha256: str, method: str, level: float) -> str:
+        """Why it does not fit, or an empty string."""
+        if prior_sha256 != self.prior_sha256:
+            return "the calibration was learned with another prior"
+        if method != self.method:
+            return f"the calibration was learned with {self.method}"
+        if abs(level - self.level) > 1e-9:
+            return f"the calibration was learned at level {self.level:g}"
+        return ""
+
+    def factor(self, acceleration: float | None) -> float | None:
+        """The factor at this acceleration, linear between neighbours; ``None`` far from all that were studied."""
+        known = sorted(self.factors)
+        if acceleration is None or not known[0] / STRETCH <= acceleration <= known[-1] * STRETCH:
+            return None
+        at = min(max(acceleration, known[0]), known[-1])
+        for low, high in zip(known, known[1:], strict=False):
+            if low <= at <= high:
+                share = (at - low) / (high - low)
+                return (1 - share) * self.factors[low] + share * self.factors[high]
+        return self.factors[known[0]]
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read and check a calibration file."""
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise ValueError("larger than 1 MiB")
+        found = Calibration.model_validate(json.loads(path.read_text("utf-8")))
+        if not found.factors:
+            raise ValueError("no factors")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "the calibration file cannot be used",
+            where=path.name,
+            expected="JSON with prior_sha256, protocol, level, factors, learned_on",
+            found=str(error).splitlines()[0][:200],
+        ) from error
+    return found
+
+
+def calibrated_bounds(summary: Mapping[str, Any], factor: float, level: float) -> tuple[Tensor, Tensor]:
+    """``mean -+ factor * z * std`` of the magnitude (not below zero for a complex image)."""
+    half = factor * NormalDist().inv_cdf((1 + level) / 2) * summary["std"]
+    lower = summary["magnitude_mean"] - half
+    return (lower.clamp_min(0) if summary["mean"].is_complex() else lower), summary["magnitude_mean"] + half
+
+
+def measure(
+    samples: Tensor,
+    summary: Mapping[str, Any],
+    reference: Tensor,
+    support: Tensor | None,
+    calibrated: tuple[Tensor, Tensor] | None = None,
+) -> dict[str, Any]:
+    """Compare with a truth inside `support`: coverage, corr(std, |error|), PSNR and SSIM of the mean and of one sample.
+
+    Coverage is corrected for nothing: the raw interval is the order-statistic one of the summary, whose exact value for a
+    perfect sampler is ``summary["coverage"]``.
+    """
+    truth = reference.abs() if reference.is_complex() else reference
+    mean = summary["magnitude_mean"]
+    out: dict[str, Any] = {
+        "coverage": coverage(summary["lower"], summary["upper"], truth, support),
+        "nominal": summary["coverage"],
+        "corr_std_error": error_correlation(summary["std"], mean - truth, support),
+    }
+    if calibrated is not None:
+        out["coverage_calibrated"] = coverage(*calibrated, truth, support)
+    if truth.ndim == 2:
+        one = Samples(samples[:1]).summary()["magnitude_mean"]
+        out["psnr_mean"], out["psnr_sample"] = psnr(mean, truth), psnr(one, truth)
+        if min(truth.shape) >= 7:
+            out["ssim_mean"], out["ssim_sample"] = ssim(mean, truth), ssim(one, truth)
+    return {key: float(value) for key, value in out.items() if math.isfinite(float(value))}
+
+
+def statement(level: float, nominal: float, calibration: Calibration | None, why_not: str, measured: Mapping[str, float]) -> str:
+    """The coverage statement of reports, sidecars and the terminal."""
+    text = f"bounds: order statistics that cover {100 * nominal:.1f} % for an exact sampler"
+    if calibration is None:
+        text += f"; not calibrated ({why_not})" if why_not else "; not calibrated for this protocol"
+    else:
+        text += f"; calibrated bounds at {100 * level:.0f} % learned on {calibration.learned_on} ({calibration.protocol})"
+    if "coverage" in measured:
+        text += f"; measured against the reference: {100 * measured['coverage']:.1f} % raw"
+        if "coverage_calibrated" in measured:
+            text += f", {100 * measured['coverage_calibrated']:.1f} % calibrated"
+        if measured["coverage"] < nominal - MARGIN:
+            text += ": over-confident"
+    return text
+
+
+def pooled(parts: list[Mapping[str, float]]) -> dict[str, float]:
+    """Plain means over items of what each has."""
+    keys = set.intersection(*(set(part) for part in parts)) if parts else set()
+    return {key: float(torch.tensor([part[key] for part in parts], dtype=torch.float64).mean()) for key in sorted(keys)}

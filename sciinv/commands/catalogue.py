@@ -1,0 +1,173 @@
+"""``methods``, ``priors`` and ``doctor``: what there is and whether it works here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sciinv.errors import ResourceError, UsageError
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DISK_FLOOR = 1 << 30  # a run of a few slices with its samples fits well below
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command()(methods)
+    app.command()(doctor)
+    priors = typer.Typer(no_args_is_help=True, help="Which priors there are, and what they were trained on.")
+    priors.command("list")(priors_list)
+    priors.command("card")(priors_card)
+    app.add_typer(priors, name="priors")
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with its settings.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """List the sampling methods: what they claim, what they need, how wrong they were measured to be."""
+    from sciinv.run.plan import method
+    from sciinv.samplers import METHODS
+
+    cards = {key: _method(cls) for key, cls in METHODS.items() if name is None or cls is method(name)}
+    if as_json:
+        typer.echo(json.dumps(cards, ensure_ascii=False))
+        return
+    if name is not None:
+        method(name)
+        _detail(cards[name])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "claims", "needs", "measured error", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for key, card in cards.items():
+        table.add_row(key, card["claims"], ", ".join(card["requires"]), _words(card["measured_error"]))
+    Console(width=None, highlight=False).print(table)
+    typer.echo("\n`sciinv methods NAME` lists a method's settings; give them with --set key=value.")
+
+
+def _method(cls: type[Any]) -> dict[str, Any]:
+    import dataclasses as dc
+
+    from sciinv.run.outputs import measured_errors
+
+    about = _attributes(cls.__doc__ or "")
+    fields = {f.name: {"type": str(f.type), "default": f.default, "about": about.get(f.name, "")} for f in dc.fields(cls)}
+    return {
+        "name": cls.name, "paper": cls.paper, "claims": cls.claims, "requires": sorted(cls.requires), "fields": fields,
+        "measured_error": measured_errors().get(cls.name),
+    }  # fmt: skip
+
+
+def _attributes(doc: str) -> dict[str, str]:
+    """Field descriptions from the ``Attributes`` section: ``a, b : text``."""
+    out: dict[str, str] = {}
+    current: list[str] = []
+    _, _, section = doc.partition("Attributes")
+    for line in section.splitlines()[2:]:
+        names, colon, text = line.strip().partition(" : ")
+        if colon:
+            current = [n.strip() for n in names.split(",")]
+            out |= dict.fromkeys(current, text)
+        elif line.strip():
+            out |= {n: f"{out[n]} {line.strip()}" for n in current}
+    return out
+
+
+def _detail(card: dict[str, Any]) -> None:
+    for key in ("name", "paper", "claims"):
+        typer.echo(f"{key:<9} {card[key]}")
+    typer.echo(f"needs     {', '.join(card['requires']) or 'any problem'}")
+    typer.echo(f"measured  {_words(card['measured_error'])}")
+    typer.echo("settings")
+    for name, field in card["fields"].items():
+        typer.echo(f"  {name}={field['default']}  ({field['type']})  {field['about']}")
+
+
+def _words(measured: Any) -> str:
+    if measured is None:
+        return "not measured yet"
+    return "; ".join(f"{k} {v}" for k, v in measured.items()) if isinstance(measured, dict) else str(measured)
+
+
+def priors_list(as_json: AsJson = False, debug: Debug = False) -> None:
+    """List the priors that come with the package."""
+    from sciinv.priors.checkpoint import EMBEDDED, embedded_path, read_note
+
+    found = {}
+    for name, sha256 in EMBEDDED.items():
+        path = embedded_path(name)
+        summary = read_note(path).card.summary if path.is_file() else "its file is missing: reinstall the package"
+        found[name] = {"summary": summary, "sha256": sha256, "bytes": path.stat().st_size if path.is_file() else 0}
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for name, entry in found.items():
+        typer.echo(f"{name}  {entry['bytes'] / 1e6:.1f} MB  {entry['sha256'][:12]}  {entry['summary']}")
+
+
+def priors_card(
+    name: Annotated[str, typer.Argument(help="Name of a prior, or a .safetensors file.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Print the model card of a prior."""
+    from sciinv.priors.checkpoint import EMBEDDED, embedded_path, read_note
+
+    if name not in EMBEDDED and not Path(name).is_file():
+        raise UsageError("there is no such prior", expected=f"a file, or one of {', '.join(EMBEDDED)}", found=name)
+    note = read_note(embedded_path(name) if name in EMBEDDED else Path(name))
+    card = {**note.card.model_dump(), "architecture": note.architecture, "noise_levels": [note.sigma_min, note.sigma_max]}
+    if as_json:
+        typer.echo(json.dumps(card, ensure_ascii=False))
+        return
+    for key, value in card.items():
+        typer.echo(f"{key.replace('_', ' ')}: {_words(value)}")
+
+
+def doctor(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder whose disk is looked at.")] = Path(),
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Check this installation: versions, device, threads, disk, and that the embedded priors are intact."""
+    import os
+    import shutil
+
+    from sciinv import provenance
+    from sciinv.plugins import domains
+    from sciinv.priors.checkpoint import EMBEDDED, embedded_path
+    from sciinv.run.guard import available, size
+    from sciinv.run.plan import resolve_device
+
+    device = resolve_device("auto")
+    facts = provenance.environment(device)
+    free = shutil.disk_usage(out.resolve()).free
+    facts |= {
+        "memory_free": size(available("cpu")), "disk_free": size(free), "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "domains": sorted(domains()),
+    }  # fmt: skip
+    faults = [f"less than {size(DISK_FLOOR)} of disk is free"] if free < DISK_FLOOR else []
+    if not facts["domains"]:
+        faults.append("no domain is installed")
+    for name, sha256 in EMBEDDED.items():
+        path = embedded_path(name)
+        state = "missing" if not path.is_file() else "intact" if provenance.file_hash(path) == sha256 else "damaged"
+        facts[f"prior {name}"] = state
+        if state != "intact":
+            faults.append(f"the prior {name} is {state}")
+    if as_json:
+        typer.echo(json.dumps({**facts, "faults": faults}))
+    else:
+        width = max(map(len, facts))
+        for key, value in facts.items():
+            typer.echo(f"{key:<{width}}  {_words(value) if isinstance(value, dict) else value}")
+        typer.echo("all is well" if not faults else "")
+    if faults:
+        raise ResourceError("; ".join(faults), where="doctor", hint="reinstall the package or free some space")

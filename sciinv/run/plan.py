@@ -1,0 +1,100 @@
+"""The plan: everything that decides the samples, frozen before the first one is drawn."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sciinv import __version__
+from sciinv.config import RunConfig, as_dict
+from sciinv.errors import ResourceError, UsageError
+from sciinv.prior import Prior
+from sciinv.samplers import METHODS, Sampler
+
+SCHEMA = 1
+CHUNK = 8  # samples per task unless asked otherwise: small enough to lose little, large enough to fill a batch
+
+
+@dc.dataclass(frozen=True)
+class Task:
+    """Some samples of one item; ``keys`` are the (item, sample) pairs that seed them."""
+
+    item: int
+    chunk: int
+    keys: tuple[tuple[int, int], ...]
+
+    @property
+    def name(self) -> str:
+        """File stem of the task's result."""
+        return f"i{self.item:04d}_c{self.chunk:03d}"
+
+
+def method(name: str) -> type[Sampler]:
+    """The sampler class called `name`."""
+    if name not in METHODS:
+        raise UsageError("unknown method", expected=", ".join(METHODS), found=name, hint="`sciinv methods` describes each")
+    return METHODS[name]
+
+
+def tasks(items: Sequence[int], samples: int, chunk: int) -> list[Task]:
+    """One task an item and chunk, items in order."""
+    out = []
+    for item in items:
+        for number, first in enumerate(range(0, samples, chunk)):
+            keys = tuple((item, k) for k in range(first, min(first + chunk, samples)))
+            out.append(Task(item, number, keys))
+    return out
+
+
+def document(
+    config: RunConfig, sampler: Sampler, options: Any, *, domain: str, reader: str, input_file: Mapping[str, Any],
+    prior_sha256: str, items: Sequence[int], device: str,
+) -> dict[str, Any]:
+    """The plan as JSON-ready values; its hash identifies the run."""
+    return {
+        "schema": SCHEMA,
+        "code": {"sciinv": __version__, "torch": torch.__version__},
+        "input": dict(input_file),
+        "domain": domain,
+        "reader": reader,
+        "options": as_dict(options),
+        "prior": prior_sha256,
+        "method": sampler.name,
+        "sampler": as_dict(sampler),
+        "items": list(items),
+        "samples": config.samples,
+        "chunk": min(config.chunk or CHUNK, config.samples),
+        "seed": config.seed,
+        "device": device,
+        "level": config.level,
+        "fastmri": config.fastmri,
+    }  # fmt: skip
+
+
+def resolve_device(wanted: str) -> str:
+    """``cpu`` or ``cuda``; a device that is asked for and absent is an error, never a silent fall-back."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        built = "this torch was built without CUDA" if torch.version.cuda is None else "no working NVIDIA driver or device was found"
+        raise ResourceError(
+            "there is no CUDA device",
+            where="--device cuda",
+            expected="a GPU that torch can use",
+            found=built,
+            hint="--device cpu, or --device auto to use a GPU where there is one",
+        )
+    return wanted
+
+
+def prior_hash(prior: Prior) -> str:
+    """SHA-256 over the names and values of a prior's tensors (the file's own hash is recorded beside it)."""
+    digest = hashlib.sha256(type(prior).__name__.encode())
+    for name, tensor in sorted(prior.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

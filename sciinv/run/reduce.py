@@ -1,0 +1,105 @@
+"""From task files to results: one pass in sorted order, so that the outcome does not depend on who finished first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciinv.calibration import Calibration, calibrated_bounds, measure
+from sciinv.results import ItemResult
+from sciinv.run.plan import Task
+from sciinv.run.tasks import load_item, load_tensors, note_of
+from sciinv.samplers import Sampler
+from sciinv.samples import Samples
+
+KNOWN = ("scale", "phase", "reference", "support", "baseline")
+
+
+class Hash:
+    """SHA-256 over the samples of all items in order; equal for equal runs, interrupted or not."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, x: Tensor) -> None:
+        """Add a chunk of samples."""
+        real = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+        self._digest.update(str(tuple(x.shape)).encode())
+        self._digest.update(real.contiguous().cpu().numpy().tobytes())
+
+    @property
+    def value(self) -> str:
+        """Hexadecimal digest so far."""
+        return self._digest.hexdigest()
+
+
+def reduce_item(
+    folder: Path, item: int, chunks: Sequence[Task], sampler: Sampler, level: float, calibration: Calibration | None, digest: Hash
+) -> tuple[ItemResult | None, dict[str, Any]]:
+    """Join the chunks of one item; ``None`` when it failed, and a status record in any case."""
+    notes = [note_of(folder, task) or {"status": "missing"} for task in chunks]
+    done = [(task, note) for task, note in zip(chunks, notes, strict=True) if note["status"] == "done"]
+    bad = [note for note in notes if note["status"] != "done"]
+    status: dict[str, Any] = {"item": item, "status": "done" if not bad else "partial" if done else "failed"}
+    if bad:
+        status |= {key: bad[0][key] for key in ("error", "message", "exit_code") if key in bad[0]}
+    if not done:
+        return None, status
+    parts = [load_tensors(folder, task) for task, _ in done]
+    for part in parts:
+        digest.add(part["x"])
+    tensors, values = load_item(folder, item)
+    failed = torch.cat([part["failed"] for part in parts])
+    x = torch.cat([part["x"] for part in parts])[~failed]
+    chi2 = torch.cat([part["chi2"] for part in parts])[~failed] / max(int(values["n_data"]), 1)
+    x = _undo(x, tensors, values)
+    summary = Samples(x).summary(level)
+    steps = [{k[6:]: v for k, v in part.items() if k.startswith("trace.")} for part in parts]
+    trace = {k: torch.cat([step[k] for step in steps], 1)[:, ~failed] for k in set.intersection(*map(set, steps))}
+    reference, support = tensors.get("reference"), tensors.get("support")
+    support = None if support is None else support.bool()
+    calibrated = None
+    if calibration is not None and (factor := calibration.factor(values.get("acceleration"))) is not None:
+        calibrated = {"factor": factor, "bounds": calibrated_bounds(summary, factor, level)}
+    measured = None
+    if reference is not None:
+        measured = measure(x, summary, reference, support, None if calibrated is None else calibrated["bounds"])
+    provenance = [note["provenance"] for _, note in done]
+    result = ItemResult(
+        item=item,
+        samples=x,
+        summary=summary,
+        chi2_per_dof=chi2,
+        diagnostics=sampler.diagnostics(trace),
+        failed=int(failed.sum()),
+        meta={**{k: v for k, v in tensors.items() if k not in KNOWN}, **values},
+        provenance={
+            "network_calls": sum(p.get("network_calls", 0) for p in provenance),
+            "cpu_seconds": round(sum(p.get("cpu_seconds", 0.0) for p in provenance), 2),
+            "seconds": round(sum(p.get("seconds", 0.0) for p in provenance), 2),
+        },
+        baseline=None if "baseline" not in tensors else _undo(tensors["baseline"], tensors, values),
+        baseline_name=values.get("baseline_name", ""),
+        reference=reference,
+        support=support,
+        measured=measured,
+        calibrated=calibrated,
+    )
+    status |= {
+        "samples": len(x), "failed_samples": result.failed, "chi2_per_dof": round(float(chi2.mean()), 5),
+        **result.provenance, **result.diagnostics, **(measured or {}),
+    }  # fmt: skip
+    if result.failed and status["status"] == "done":
+        status["status"] = "partial"
+    return result, status
+
+
+def _undo(x: Tensor, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Tensor:
+    """Back to the units and the phase of the input file."""
+    x = x * float(values.get("scale", 1.0))
+    return x * tensors["phase"].to(x.dtype) if "phase" in tensors else x
