@@ -20,7 +20,7 @@ from sciinv.rng import Rng
 
 
 class MixtureLaw(NamedTuple):
-    """Weights ``(K,)``, means ``(K, d)`` and covariances ``(K, d, d)`` of flattened states; log-evidence of the data; float64."""
+    """Weights ``(K,)``, means ``(K, d)`` and covariances ``(K, d, d)`` of flattened states, log-evidence; float64."""
 
     weights: Tensor
     means: Tensor
