@@ -61,7 +61,7 @@ class Rng:
     def set_state(self, state: Tensor) -> None:
         """Restore what `state` returned."""
         for generator, row in zip(self._generators, state, strict=True):
-            generator.set_state(row.contiguous())
+            generator.set_state(row.clone())  # a fresh, aligned copy: set_state crashes on unaligned memory
 
 
 def _derive(seed: int, key: Key) -> int:

@@ -60,6 +60,8 @@ def unpack(data: bytes, *, where: str = "checkpoint") -> tuple[dict[str, Tensor]
         ) from error
     out = {}
     for name, value in found.items():
+        # a copy: safetensors hands out views at any byte offset, and torch.Generator.set_state crashes on an unaligned one
+        value = value.clone()
         if name.startswith("complex:"):
             name, value = name.removeprefix("complex:"), torch.view_as_complex(value)
         out[name] = value
