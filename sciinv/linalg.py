@@ -1,7 +1,7 @@
 """Batched conjugate gradients with a per-sample stop (Hestenes and Stiefel 1952).
 
-Solves ``M x = b`` for symmetric positive definite ``M`` acting on ``(n, *shape)``, every sample on its own: a sample that has
-converged is frozen, so its result does not depend on what else is in the batch.
+Solves ``M x = b`` for symmetric positive definite ``M`` acting on ``(n, *shape)``, every sample on its own: a sample
+that has converged is frozen, so its result does not depend on what else is in the batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def cg(
 ) -> CGResult:
     """Solve ``matvec(x) = b`` per sample to ``|M x - b| <= tol |b|``.
 
-    The host asks whether all samples are done only every ``check_every`` iterations; frozen samples stay bit for bit fixed.
+    The host asks whether all samples are done only every ``check_every`` iterations; frozen samples stay bit for bit
+    fixed.
     """
     ndim = b.ndim - 1
     wide = (-1,) + (1,) * ndim

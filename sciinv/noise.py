@@ -1,7 +1,7 @@
 """Noise models. ``sigma`` is always the standard deviation of each REAL component.
 
-``log p(y | mean) = -|y - mean|^2 / (2 sigma^2) - (m/2) log(2 pi sigma^2)`` with m the number of real components, so a complex datum
-with ``E|n|^2 = s^2`` has ``sigma = s / sqrt(2)``.
+``log p(y | mean) = -|y - mean|^2 / (2 sigma^2) - (m/2) log(2 pi sigma^2)`` with m the number of real components, so a
+complex datum with ``E|n|^2 = s^2`` has ``sigma = s / sqrt(2)``.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ An operator acts on ``(*batch, *domain.shape)`` and returns ``(*batch, *codomain
 ``Re<A x, y> = Re<x, A^H y>``.
 
 Capabilities (``svd``, ``isometry``) raise `Unsupported` unless a class offers them exactly. The singular value
-decomposition is *full*: ``A = U diag(s) V^H`` with ``V V^H = I`` on the whole domain, row space and null space, and ``s = 0``
-on the null space. Then ``f(A^H A) = V f(s^2) V^H`` for every f, which is what samplers need.
+decomposition is *full*: ``A = U diag(s) V^H`` with ``V V^H = I`` on the whole domain, row space and null space, and
+``s = 0`` on the null space. Then ``f(A^H A) = V f(s^2) V^H`` for every f, which is what samplers need.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -75,8 +75,6 @@ class Operator(nn.Module, abc.ABC):
 
     def __matmul__(self, inner_op: Operator) -> Operator:
         """Composition ``(A @ B)(x) = A(B(x))``."""
-        if self.linear and inner_op.linear:
-            return Compose(self, inner_op)
         return Chain(self, inner_op)
 
     def capabilities(self) -> frozenset[str]:
@@ -113,7 +111,7 @@ class LinearOperator(Operator):
         return self.adjoint(self(x))
 
     @property
-    def H(self) -> LinearOperator:  # noqa: N802 - the field's notation
+    def H(self) -> LinearOperator:
         """The adjoint as an operator."""
         return Adjoint(self)
 
@@ -132,13 +130,24 @@ class LinearOperator(Operator):
         return None
 
     def as_matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Dense real matrix ``(codomain.size, domain.size)``; complex entries as (re, im). Tests and toy problems only."""
+        """Dense real matrix ``(codomain.size, domain.size)``; complex entries as (re, im). Tests and toy problems
+        only.
+        """
         d = _like(self.domain.dtype, dtype)
         basis = torch.eye(self.domain.size, dtype=dtype)
         if d.is_complex:
             basis = torch.view_as_complex(basis.reshape(-1, self.domain.size // 2, 2))
         out = self(basis.reshape(-1, *self.domain.shape).to(d))
         return to_real(out, len(self.codomain.shape)).T
+
+    @overload
+    def __matmul__(self, inner_op: LinearOperator) -> LinearOperator: ...
+
+    @overload
+    def __matmul__(self, inner_op: Operator) -> Operator: ...
+
+    def __matmul__(self, inner_op: Operator) -> Operator:
+        return Compose(self, inner_op) if isinstance(inner_op, LinearOperator) else Chain(self, inner_op)
 
     def capabilities(self) -> frozenset[str]:
         return frozenset({"differentiable", "linear"} | ({"svd"} if self.has_svd() else set()))
@@ -159,16 +168,15 @@ class Adjoint(LinearOperator):
         return self.op(y)
 
     @property
-    def H(self) -> LinearOperator:  # noqa: N802
+    def H(self) -> LinearOperator:
         return self.op
 
 
 class Compose(LinearOperator):
     """``outer @ inner`` of linear operators; the decomposition survives an isometric factor on either side."""
 
-    def __init__(self, outer: Operator, inner_op: Operator):
+    def __init__(self, outer: LinearOperator, inner_op: LinearOperator):
         _check_chain(outer, inner_op)
-        assert isinstance(outer, LinearOperator) and isinstance(inner_op, LinearOperator)
         super().__init__(inner_op.domain, outer.codomain)
         self.outer, self.inner_op = outer, inner_op
         if outer.isometry is not None and inner_op.isometry is not None:
@@ -243,8 +251,8 @@ class Identity(LinearOperator):
 class SVD(NamedTuple):
     """``A = U diag(s) V^H`` in a full basis.
 
-    ``V`` maps spectral coordinates to the domain with ``V V^H = I``; ``s >= 0`` broadcasts against them (zero on the null
-    space). ``U`` is a partial isometry from the same coordinates, derived as ``A V / s``.
+    ``V`` maps spectral coordinates to the domain with ``V V^H = I``; ``s >= 0`` broadcasts against them (zero on the
+    null space). ``U`` is a partial isometry from the same coordinates, derived as ``A V / s``.
     """
 
     operator: LinearOperator
@@ -260,11 +268,11 @@ class SVD(NamedTuple):
         keep = self.s > cutoff * self.s.max()
         return torch.where(keep, 1 / self.s.clamp_min(torch.finfo(self.s.dtype).tiny), torch.zeros_like(self.s))
 
-    def Uh(self, y: Tensor) -> Tensor:  # noqa: N802
+    def Uh(self, y: Tensor) -> Tensor:
         """``U^H y`` in spectral coordinates (zero on the null space)."""
         return self.inverse_s() * self.V.adjoint(self.operator.adjoint(y))
 
-    def U(self, c: Tensor) -> Tensor:  # noqa: N802
+    def U(self, c: Tensor) -> Tensor:
         """``U c`` in the codomain."""
         return self.operator(self.V(self.inverse_s() * c))
 

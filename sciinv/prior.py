@@ -1,8 +1,8 @@
 """The prior: a denoiser in variance-exploding notation plus the map from its units to physical ones.
 
 ``x_t = x_0 + sigma z``, ``D(x, sigma) = E[x_0 | x_t = x]``, score ``(D - x) / sigma^2`` (Tweedie). The state is real,
-``(sample, channel, *space)``; ``to_physical`` turns it into the image an operator sees (scale, channels to complex, decoder).
-Nothing else normalises.
+``(sample, channel, *space)``; ``to_physical`` turns it into the image an operator sees (scale, channels to complex,
+decoder). Nothing else normalises.
 """
 
 from __future__ import annotations

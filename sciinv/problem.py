@@ -1,9 +1,9 @@
 """An inverse problem ``y = A(x) + n`` and the exact Gaussian draw that split Gibbs samplers need.
 
 The draw is from ``N(L^-1 b, L^-1)``, ``L = A^H A / sigma^2 + I / rho^2``, ``b = A^H y / sigma^2 + x / rho^2``: by the
-full-basis decomposition ``V [ (V^H b) / l + l^-1/2 V^H xi ]``, ``l = s^2/sigma^2 + 1/rho^2``, else by perturb and solve,
-``L z = A^H (y + sigma n1) / sigma^2 + (x + rho n2) / rho^2`` (Papandreou and Yuille 2010; Orieux et al. 2012), exact in law
-when conjugate gradients have converged.
+full-basis decomposition ``V [ (V^H b) / l + l^-1/2 V^H xi ]``, ``l = s^2/sigma^2 + 1/rho^2``, else by perturb and
+solve, ``L z = A^H (y + sigma n1) / sigma^2 + (x + rho n2) / rho^2`` (Papandreou and Yuille 2010; Orieux et al. 2012),
+exact in law when conjugate gradients have converged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ Info = Mapping[str, Tensor]
 
 @dc.dataclass(frozen=True)
 class Problem:
-    """Data ``y`` of shape ``codomain.shape`` (or with a leading sample axis), operator, noise, and provenance in ``meta``."""
+    """Data ``y`` of shape ``codomain.shape`` (or with a leading sample axis), operator, noise, and provenance in
+    ``meta``.
+    """
 
     y: Tensor
     operator: Operator
@@ -51,7 +53,9 @@ class Problem:
 
     @property
     def n_data(self) -> int:
-        """Number of real measurements that carry information (``meta['n_data']`` when some entries are never measured)."""
+        """Number of real measurements that carry information (``meta['n_data']`` when some entries are never
+        measured).
+        """
         return int(self.meta.get("n_data", self.operator.codomain.size))
 
     def capabilities(self) -> frozenset[str]:
@@ -112,7 +116,9 @@ class Problem:
 
     @staticmethod
     def stack(problems: Sequence[Problem], samples: int) -> Problem:
-        """Problems of equal shape as one, ``samples`` states each (states of problem 0 first); data are whitened on the way."""
+        """Problems of equal shape as one, ``samples`` states each (states of problem 0 first); data are whitened on
+        the way.
+        """
         if len({(p.operator.domain, p.operator.codomain) for p in problems}) != 1:
             raise MismatchError("only problems of equal shape stack", hint="group slices by size")
         y = torch.cat([(p.y / p.noise.sigma).expand(samples, *p.operator.codomain.shape) for p in problems])
@@ -182,7 +188,9 @@ class QuadraticProblem:
 
     @functools.cached_property
     def spectrum(self) -> tuple[LinearOperator, Tensor]:
-        """``(V, s^2)`` with ``A^H A = V diag(s^2) V^H``; the singular values of a positive operator are its eigenvalues."""
+        """``(V, s^2)`` with ``A^H A = V diag(s^2) V^H``; the singular values of a positive operator are its
+        eigenvalues.
+        """
         svd = self.normal_operator.svd()
         return svd.V, svd.s
 

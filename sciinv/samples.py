@@ -44,8 +44,8 @@ class Samples:
     def summary(self, level: float = 0.9) -> dict[str, Any]:
         """Mean, std, credible bounds of the magnitude and their exact order-statistic coverage.
 
-        The bounds are order statistics j and n+1-j of n equally weighted samples; for an exact sampler they cover the truth
-        with probability (n+1-2j)/(n+1), the number returned as ``coverage``.
+        The bounds are order statistics j and n+1-j of n equally weighted samples; for an exact sampler they cover the
+        truth with probability (n+1-2j)/(n+1), the number returned as ``coverage``.
         """
         x = self.good
         n = len(x)

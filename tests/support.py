@@ -14,4 +14,4 @@ def gaussian_problem(sigma: float = 0.3) -> tuple[Problem, GaussianPrior]:
     g = torch.Generator().manual_seed(3)
     matrix = torch.randn(3, 6, generator=g, dtype=torch.float64)
     y = matrix @ torch.randn(6, generator=g, dtype=torch.float64)
-    return Problem(y, Dense(matrix), Gaussian(sigma)), prior
+    return Problem(y, Dense(matrix, (1, 6)), Gaussian(sigma)), prior

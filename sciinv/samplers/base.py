@@ -15,7 +15,7 @@ import dataclasses as dc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -150,7 +150,7 @@ def sample(
     seed : root seed; sample k draws from its own generator keyed by (seed, key k).
     chunk : samples per batch; results do not depend on it beyond rounding.
     store : checkpoints; an interrupted run continues to the same samples.
-    on_step : called with (done, total, info) after every step; returning False stops early with what is there.
+    on_step : called with (done, total, info) after every step; returning False saves a checkpoint and stops early with what is there.
     rng_mode : ``"cpu"`` gives the same draws on every device, ``"device"`` draws in place.
 
     Raises
@@ -162,7 +162,7 @@ def sample(
     keys: list[Key] = list(range(n)) if isinstance(n, int) else list(n)
     inner = problem.pullback(prior.to_physical)
     counted = Counted(prior)
-    loop = _Loop(sampler, inner, counted, seed, store, checkpoint_every, on_step, rng_mode, rng_factory)
+    loop = _Loop(sampler, cast(Problem, inner), counted, seed, store, checkpoint_every, on_step, rng_mode, rng_factory)
     start, cpu = time.time(), time.process_time()
     parts, size, i = [], chunk or len(keys), 0
     while i < len(keys):
@@ -217,7 +217,8 @@ class _Loop:
         with torch.no_grad():
             if saved is None:
                 prior.calls = prior.vjps = 0
-                state, done, trace = sampler.init(self.problem, prior, rng, like), 0, []
+                trace: list[Info] = []
+                state, done = sampler.init(self.problem, prior, rng, like), 0
                 failed = torch.zeros(len(keys), dtype=torch.bool, device=device)
             else:
                 state, failed, done, trace = saved
@@ -229,10 +230,11 @@ class _Loop:
                 trace.append({key: value.detach() for key, value in info.items()})
                 if k % GUARD_EVERY == GUARD_EVERY - 1 and bool(failed.all()):
                     break
-                if self.store is not None and time.monotonic() - last > self.checkpoint_every:
+                stop = self.on_step is not None and self.on_step(k + 1, len(levels), info) is False
+                if self.store is not None and (stop or time.monotonic() - last > self.checkpoint_every):
                     self._save(name, identity, state, failed, k + 1, trace, rng)
                     last = time.monotonic()
-                if self.on_step is not None and self.on_step(k + 1, len(levels), info) is False:
+                if stop:
                     break
             x = sampler.finish(self.problem, prior, state, rng)
         failed = failed | ~torch.isfinite(x).flatten(1).all(1)

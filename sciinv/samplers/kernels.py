@@ -28,7 +28,9 @@ def ancestral(x: Tensor, d: Tensor, t: float, s: float, rng: Rng) -> Tensor:
 
 
 def prior_step(prior: Counted, x: Tensor, rho: float, rng: Rng, log_step: float, order: int = 2) -> Tensor:
-    """Draw ``x_0 ~ p(x_0 | x_0 + rho z = x)``; log steps of ``log_step`` on average, down to the prior's ``sigma_min``."""
+    """Draw ``x_0 ~ p(x_0 | x_0 + rho z = x)``; log steps of ``log_step`` on average, down to the prior's
+    ``sigma_min``.
+    """
     previous: tuple[Tensor, float] | None = None
     for t, s in pairwise(descent(rho, prior.sigma_min, log_step)):
         d = prior.denoise(x, t)

@@ -38,19 +38,20 @@ class ProbeRng(Rng):
         self.drawn = 0
         self.noise: list[Tensor] = []
         self._white = Rng(seed, [RANDOM])
+        self._keys = torch.tensor(self.index)
+        self._random_rows = [i for i, key in enumerate(self.index) if key == RANDOM]
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         real = {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(dtype, dtype)
         full = (*shape, 2) if dtype.is_complex else tuple(shape)
         size = math.prod(full)
         out = torch.zeros((len(self), size), dtype=real)
-        for row, key in zip(out, self.index, strict=True):
-            assert isinstance(key, int)
-            if key == RANDOM:
-                row.copy_(self._white.normal((size,), real)[0])
-                self.noise.append(row.to(torch.float64))
-            elif 0 <= key - self.drawn < size:
-                row[key - self.drawn] = 1.0
+        position = self._keys - self.drawn
+        hit = ((self._keys >= 0) & (position >= 0) & (position < size)).nonzero()[:, 0]
+        out[hit, position[hit]] = 1.0
+        for row in self._random_rows:
+            out[row] = self._white.normal((size,), real)[0]
+            self.noise.append(out[row].to(torch.float64))
         self.drawn += size
         out = out.view(len(self), *full).to(self.device)
         return torch.view_as_complex(out) if dtype.is_complex else out

@@ -1,11 +1,13 @@
-"""PnP-DM: split Gibbs sampling with a diffusion prior (Wu et al. 2024; Coeurdoux et al. 2024), exact steps on both sides.
+"""PnP-DM: split Gibbs sampling with a diffusion prior (Wu et al. 2024; Coeurdoux et al. 2024), exact steps on both
+sides.
 
 Target ``pi_rho(x, z) ~ p(x) p(y | z) exp(-|x - z|^2 / (2 rho^2))``; a sweep draws
-``z ~ p(y | z) N(z; x, rho^2)`` exactly (`Problem.draw`) and ``x ~ p(x_0 | x_0 + rho e = z)`` by the second-order prior step from exactly rho.
-At fixed rho the x-marginal is ``p(x) N(y; A x, sigma^2 I + rho^2 A A^H)``, the posterior with inflated noise; it tends to the posterior as
-rho -> 0. rho is annealed geometrically, then ``stationary`` sweeps run at ``rho_min``. A direction of prior variance c seen with
-singular value a contracts by ``c/(c + rho^2) * sigma^2/(sigma^2 + a^2 rho^2)`` a sweep, so a small rho mixes slowly: the annealing
-sets the spread of what the data do not see, and R-hat over chains says whether it was slow enough.
+``z ~ p(y | z) N(z; x, rho^2)`` exactly (`Problem.draw`) and ``x ~ p(x_0 | x_0 + rho e = z)`` by the second-order prior
+step from exactly rho. At fixed rho the x-marginal is ``p(x) N(y; A x, sigma^2 I + rho^2 A A^H)``, the posterior with
+inflated noise; it tends to the posterior as rho -> 0. rho is annealed geometrically, then ``stationary`` sweeps run at
+``rho_min``. A direction of prior variance c seen with singular value a contracts by
+``c/(c + rho^2) * sigma^2/(sigma^2 + a^2 rho^2)`` a sweep, so a small rho mixes slowly: the annealing sets the spread
+of what the data do not see, and R-hat over chains says whether it was slow enough.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import dataclasses as dc
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sciinv.diagnostics.convergence import ess, split_rhat
@@ -95,6 +97,5 @@ def block_means(x: Tensor) -> Tensor:
     spatial = x.ndim - 2
     if spatial not in (1, 2, 3):
         return x.flatten(1)
-    pool = {1: torch.nn.functional.adaptive_avg_pool1d, 2: torch.nn.functional.adaptive_avg_pool2d,
-            3: torch.nn.functional.adaptive_avg_pool3d}[spatial]  # fmt: skip
+    pool: Any = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[spatial - 1]
     return pool(x, [min(TRACED, k) for k in x.shape[2:]]).flatten(1)

@@ -1,11 +1,12 @@
 """DPS: diffusion posterior sampling (Chung et al. 2023), ``p(y | x_t)`` replaced by ``p(y | D(x_t))``.
 
 * ``weight="official"``: after the ancestral step,
-  ``x_s -= zeta sqrt((1 + s^2)(1 + t^2)) grad_{x_t} |y - A(D(x_t))|`` (the published VP rule in variance-exploding form), with one
-  norm PER SAMPLE; the published code takes one norm over the whole batch, which couples the samples.
-* ``weight="theory"``: the stated approximation itself, ``D_y = D + (t^2 / sigma_y^2) J^T A^T (y - A D)``, integrated by the ancestral
-  step. Its bias is known in closed form for a Gaussian prior whose covariance commutes with ``A^T A``: with ``q = a^2 c / sigma_y^2`` a
-  mode fits a fraction ``1 - exp(-q)`` of the data and keeps the variance ``c (1 - exp(-2q)) / (2q)``; the truth is ``q/(1+q)``, ``c/(1+q)``.
+  ``x_s -= zeta sqrt((1 + s^2)(1 + t^2)) grad_{x_t} |y - A(D(x_t))|`` (the published VP rule in variance-exploding
+  form), with one norm PER SAMPLE; the published code takes one norm over the whole batch, which couples the samples.
+* ``weight="theory"``: the stated approximation itself, ``D_y = D + (t^2 / sigma_y^2) J^T A^T (y - A D)``, integrated
+  by the ancestral step. Its bias is known in closed form for a Gaussian prior whose covariance commutes with
+  ``A^T A``: with ``q = a^2 c / sigma_y^2`` a mode fits a fraction ``1 - exp(-q)`` of the data and keeps the variance
+  ``c (1 - exp(-2q)) / (2q)``; the truth is ``q/(1+q)``, ``c/(1+q)``.
 """
 
 from __future__ import annotations

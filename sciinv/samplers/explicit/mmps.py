@@ -1,8 +1,9 @@
 """MMPS: moment matching posterior sampling (Rozet et al. 2024, "Learning diffusion priors from observations").
 
 ``p(x_0 | x_t)`` is replaced by the Gaussian with its first two moments, ``N(D, sigma_t^2 J)``, ``J = dD/dx``. Then
-``D_y = D + sigma_t^2 J^T A^T v`` with ``(sigma_y^2 I + sigma_t^2 A J A^T) v = y - A D``, solved by conjugate gradients with one
-vector-Jacobian product an iteration. Exact for every Gaussian prior (error falls as 1/steps); not for mixtures.
+``D_y = D + sigma_t^2 J^T A^T v`` with ``(sigma_y^2 I + sigma_t^2 A J A^T) v = y - A D``, solved by conjugate gradients
+with one vector-Jacobian product an iteration. Exact for every Gaussian prior (error falls as 1/steps); not for
+mixtures.
 """
 
 from __future__ import annotations
