@@ -1,0 +1,159 @@
+"""The verdict box: what the checks of this run say, in plain words, with the numbers beside them.
+
+Limits: chi-squared per degree of freedom within 10 % of one; split R-hat at most 1.05 everywhere and 1.01 in the
+median; effective sample size at least 20 (Vehtari et al., Bayesian Analysis 2021, arXiv:1903.08008, recommend R-hat
+below 1.01 for final inference).
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Sequence
+
+from sciinv.report.model import Report
+from sciinv.report.text import clean, number, percent
+
+SYMBOLS = {"ok": "✓", "caution": "!", "alarm": "✗", "unknown": "?"}
+CHI2_GOOD, CHI2_FAIR = 0.10, 0.25
+RHAT_GOOD, RHAT_FAIR, RHAT_MEDIAN, ESS_GOOD = 1.05, 1.2, 1.01, 20.0
+
+
+@dc.dataclass(frozen=True)
+class Finding:
+    """One line of the verdict: level (``ok``, ``caution``, ``alarm``, ``unknown``), a short title and a sentence."""
+
+    level: str
+    title: str
+    text: str
+
+    @property
+    def symbol(self) -> str:
+        """A sign that carries the level without colour."""
+        return SYMBOLS[self.level]
+
+
+def findings(report: Report) -> list[Finding]:
+    """Data fit, chains, coverage, failures and warnings, in the order a reader needs them."""
+    found = [_data_fit(report), _chains(report), _coverage(report)]
+    failed = sum(_values(report, "failed"))
+    if failed:
+        total = sum(_values(report, "n")) or sum(len(item.samples) for item in report.items)
+        text = f"{failed:.0f} of {total:.0f} samples became non-finite and were left out of every map."
+        found.append(Finding("caution" if failed < 0.1 * total else "alarm", "Some samples failed", text))
+    warnings = len(report.warnings) + sum(len(item.warnings) for item in report.items)
+    if warnings:
+        text = f"This run gave {warnings} warning{'s' * (warnings > 1)}; they are printed in full below."
+        found.append(Finding("caution", "There are warnings", text))
+    return found
+
+
+def headline(found: Sequence[Finding]) -> tuple[str, str]:
+    """The level and the one sentence on top of the box."""
+    levels = {finding.level for finding in found}
+    if "alarm" in levels:
+        return "alarm", "Do not rely on these maps before reading the points marked ✗."
+    if levels & {"caution", "unknown"}:
+        return "caution", "Usable for research within the limits listed here."
+    return "ok", "This run passed its own checks. It is still for research use only."
+
+
+def out_of_range(key: str, value: float) -> bool:
+    """Whether a statistic of one slice lies outside the limits of this module."""
+    return {
+        "chi2_per_dof": abs(value - 1) > CHI2_GOOD,
+        "rhat_max": value > RHAT_GOOD,
+        "rhat_median": value > RHAT_MEDIAN,
+        "ess_min": value < ESS_GOOD,
+        "failed": value > 0,
+    }.get(key, False)
+
+
+def _values(report: Report, key: str) -> list[float]:
+    return [value for item in report.items if (value := number(item.stats.get(key))) is not None]
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _data_fit(report: Report) -> Finding:
+    chi2 = _values(report, "chi2_per_dof")
+    if not chi2:
+        text = "The run gave no chi-squared, so nobody checked the fit to the data."
+        return Finding("unknown", "Data fit not computed", text)
+    many = " over the slices" if len(chi2) > 1 else ""
+    meaning = "(1 means: the residual is as large as the noise)."
+    numbers = f"Chi-squared per degree of freedom is {_span(chi2)}{many} {meaning}"
+    worst = max(chi2, key=lambda value: abs(value - 1))
+    if abs(worst - 1) <= CHI2_GOOD:
+        return Finding("ok", "The samples explain the data to within the noise", numbers)
+    level = "caution" if abs(worst - 1) <= CHI2_FAIR else "alarm"
+    if worst > 1:
+        why = "The pictures leave out something that is in the data, or the noise was taken too small."
+    else:
+        why = "The pictures follow the data closer than the noise allows, or the noise was taken too large."
+    return Finding(level, "The samples do not fit the data as they should", f"{numbers} {why}")
+
+
+def _chains(report: Report) -> Finding:
+    rhat, median, ess = (_values(report, key) for key in ("rhat_max", "rhat_median", "ess_min"))
+    if not rhat and not median:
+        text = "The sampler gave no R-hat (separate draws have none); agreement of repeated runs was not checked here."
+        return Finding("unknown", "Agreement of chains not computed", text)
+    parts = [f"R-hat is at most {max(rhat):.2f} in any pixel"] if rhat else []
+    parts += [f"its median is at most {max(median):.3f}"] if median else []
+    parts += [f"the smallest effective sample size is {min(ess):.0f}"] if ess else []
+    numbers = ", ".join(parts) + " (R-hat 1 means: independent chains agree)."
+    numbers = numbers[:1].upper() + numbers[1:]
+    top, middle = max(rhat, default=1.0), max(median, default=1.0)
+    if top <= RHAT_GOOD and middle <= RHAT_MEDIAN and min(ess, default=ESS_GOOD) >= ESS_GOOD:
+        return Finding("ok", "Independent chains agree", numbers)
+    if top > RHAT_FAIR or middle > RHAT_GOOD:
+        text = f"{numbers} The chains still differ: means are rough and spreads unreliable. Run longer."
+        return Finding("alarm", "The chains do not agree", text)
+    text = f"{numbers} Small differences are left: the maps carry Monte Carlo noise beyond what n samples give."
+    return Finding("caution", "The chains agree roughly", text)
+
+
+def _coverage(report: Report) -> Finding:
+    coverage = report.coverage
+    measured, calibrated = number(coverage.get("measured")), number(coverage.get("calibrated"))
+    text = statement(report)
+    if coverage.get("over_confident"):
+        level = "alarm" if calibrated is None else "caution"
+        return Finding(level, "The raw uncertainty maps may be over-confident", text)
+    if coverage.get("over_confident") is None and coverage.get("source"):
+        title = "Bounds were calibrated on other data; coverage was not measured on this one"
+        return Finding("caution", title, text)
+    if coverage.get("over_confident") is None:
+        return Finding("unknown", "Coverage has not been measured and is not calibrated for this protocol", text)
+    held = "The intervals held the truth as often as they should"
+    return Finding("ok", held if measured is not None else "No over-confidence reported", text)
+
+
+def statement(report: Report) -> str:
+    """The coverage sentence of the run; where it has none, the numbers there are and what is not known."""
+    given = clean(str(report.coverage.get("statement") or "")).strip()
+    if given:
+        return given if given[-1] in ".!?" else given + "."
+    unknown = report.coverage.get("over_confident") is None
+    unsure = "Nobody has measured how often the intervals hold the truth here: read them as relative, not absolute."
+    return " ".join(part for part in (unsure if unknown else "", _coverage_numbers(report)) if part)
+
+
+def _coverage_numbers(report: Report) -> str:
+    keys = ("level", "exact", "measured", "calibrated")
+    level, exact, measured, calibrated = (number(report.coverage.get(key)) for key in keys)
+    source = clean(str(report.coverage.get("source") or "other data"))
+    parts = [] if level is None else [f"nominal {percent(level)}"]
+    parts += [] if exact is None else [f"an exact sampler with this many samples would give {percent(exact)}"]
+    parts += [] if measured is None else [f"measured {percent(measured)}"]
+    parts += [] if calibrated is None else [f"after calibration on {source} {percent(calibrated)}"]
+    return f"Coverage: {'; '.join(parts)}." if parts else ""
+
+
+def burned_in(report: Report) -> str:
+    """The text drawn into every std picture, empty where coverage was measured and found good."""
+    over = report.coverage.get("over_confident")
+    return "MAY BE OVER-CONFIDENT" if over else "COVERAGE NOT MEASURED" if over is None else ""
