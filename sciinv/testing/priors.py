@@ -21,7 +21,7 @@ def check_prior(
     prior: Prior,
     *,
     sigmas: tuple[float, ...] = (0.1, 1.0, 10.0),
-    draws: int = 4000,
+    draws: int = 2000,
     seed: int = 0,
     double: bool | None = None,
     fake_cuda: bool = True,
