@@ -28,7 +28,8 @@ XML = """<?xml version="1.0"?>
  <mrd:sequenceParameters><mrd:TR>3000</mrd:TR><mrd:TE>11.5</mrd:TE></mrd:sequenceParameters>
 </mrd:ismrmrdHeader>"""
 
-PHI = """<mrd:subjectInformation><mrd:patientName>CANARY^NAME</mrd:patientName><mrd:patientID>CANARY-4711</mrd:patientID>
+PHI = """<mrd:subjectInformation><mrd:patientName>CANARY^NAME</mrd:patientName>
+ <mrd:patientID>CANARY-4711</mrd:patientID>
  <mrd:patientBirthdate>1901-01-01</mrd:patientBirthdate></mrd:subjectInformation>
  <mrd:studyInformation><mrd:studyDate>1999-09-09</mrd:studyDate><mrd:accessionNumber>CANARY-ACC</mrd:accessionNumber>
  <mrd:studyDescription>CANARY STUDY</mrd:studyDescription></mrd:studyInformation>
@@ -49,11 +50,15 @@ def ifft2(x):
 def coil_images(slices=2, coils=3, rows=32, columns=24, seed=0):
     """complex64 (slice, coil, row, column), an asymmetric object in the central half of the rows."""
     rng = np.random.default_rng(seed)
-    y, x = np.meshgrid(np.linspace(-1, 1, rows, endpoint=False), np.linspace(-1, 1, columns, endpoint=False), indexing="ij")
+    y, x = np.meshgrid(
+        np.linspace(-1, 1, rows, endpoint=False), np.linspace(-1, 1, columns, endpoint=False), indexing="ij"
+    )
     image = np.exp(-(((y / 0.3) ** 2 + (x / 0.6) ** 2) ** 2)) * (1 + 0.5 * (x > 0.1) + 0.3 * (y > 0.05))
     maps = np.stack([np.exp(-((x - cx) ** 2) + 1j * (cx * y + x)) for cx in np.linspace(-1, 1, coils)])
     gain = 1 + 0.2 * np.arange(slices)
-    noise = 1e-3 * (rng.standard_normal((slices, coils, rows, columns)) * 1j + rng.standard_normal((slices, coils, rows, columns)))
+    noise = 1e-3 * (
+        rng.standard_normal((slices, coils, rows, columns)) * 1j + rng.standard_normal((slices, coils, rows, columns))
+    )
     return (gain[:, None, None, None] * maps * image + noise).astype(np.complex64)
 
 
@@ -85,8 +90,8 @@ def make_ismrmrd(
 ):
     """Write `kspace` (slice, coil, kx, ky) with the reference implementation; see the keywords for the twists.
 
-    `drop_left` samples at the start of each readout are not acquired (asymmetric echo); `first_line` columns at the start
-    are not acquired (partial Fourier), so that the counters begin at 0 there.
+    `drop_left` samples at the start of each readout are not acquired (asymmetric echo); `first_line` columns at the
+    start are not acquired (partial Fourier), so that the counters begin at 0 there.
     """
     import ismrmrd
 
@@ -94,7 +99,8 @@ def make_ismrmrd(
     height, width = recon or (rows, columns)
     axes = np.eye(3) if axes is None else axes  # columns: read, phase, slice
     text = XML.format(
-        extra=PHI if phi else "", bandwidth=bandwidth, ex=rows, ey=columns, ez=partitions, efx=rows * voxel[0], efy=columns * voxel[1],
+        extra=PHI if phi else "", bandwidth=bandwidth,
+        ex=rows, ey=columns, ez=partitions, efx=rows * voxel[0], efy=columns * voxel[1],
         rx=height, ry=width, rfx=height * voxel[0], rfy=width * voxel[1], last=columns - 1 - first_line,
         centre=columns // 2 - first_line, trajectory=trajectory, calibration=calibration,
     )  # fmt: skip
@@ -104,7 +110,10 @@ def make_ismrmrd(
 
     def add(samples, line, index, flags=(), average=0, contrast=0, middle=None, dwell_us=5.0):
         record = ismrmrd.Acquisition.from_array(np.ascontiguousarray(samples, np.complex64))
-        record.idx.kspace_encode_step_1, record.idx.slice = line, index if slice_numbers is None else slice_numbers[index]
+        record.idx.kspace_encode_step_1, record.idx.slice = (
+            line,
+            index if slice_numbers is None else slice_numbers[index],
+        )
         record.idx.average, record.idx.contrast = average, contrast
         record.center_sample = samples.shape[1] // 2 if middle is None else middle
         record.sample_time_us = dwell_us
@@ -130,6 +139,14 @@ def make_ismrmrd(
                     wiggle = (average - (averages - 1) / 2) * 0.1
                     line = kspace[index, :, drop_left:, column] * (1 + wiggle) * (1 + contrast)
                     middle = (rows // 2 if centre_sample is None else centre_sample) - drop_left
-                    add(line, column - first_line, index, average=average, contrast=contrast, middle=middle, dwell_us=dwell[1])
+                    add(
+                        line,
+                        column - first_line,
+                        index,
+                        average=average,
+                        contrast=contrast,
+                        middle=middle,
+                        dwell_us=dwell[1],
+                    )
     dataset.close()
     return path

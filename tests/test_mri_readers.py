@@ -8,12 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from mri_files import coil_images, fft2, ifft2, make_ismrmrd
-from scipy.spatial.transform import Rotation
-
-from sciinv.errors import InputError, UsageError
 from sciinv_mri import io
 from sciinv_mri.io.convert import centre_crop, crop_readout, remove_oversampling, to_complex64
 from sciinv_mri.io.kspace import mask_from_samples
+from scipy.spatial.transform import Rotation
+
+from sciinv.errors import InputError, UsageError
 
 
 @pytest.fixture
@@ -199,7 +199,9 @@ def test_ismrmrd_matches_what_was_written(tmp_path, kspace):
     data = io.read_ismrmrd(path)
     np.testing.assert_allclose(data.kspace, kspace * mask, atol=1e-6)
     np.testing.assert_array_equal(data.mask, mask[None, None])
-    assert data.noise is None and data.averages is None and io.find_reader(path) == "ismrmrd" and io.validate(path) == []
+    assert (
+        data.noise is None and data.averages is None and io.find_reader(path) == "ismrmrd" and io.validate(path) == []
+    )
     assert data.meta["field_strength_T"] == 2.89 and data.meta["TR_ms"] == 3000
 
 

@@ -130,7 +130,12 @@ class Hdf5File:
         # python integers: h5py's own product overflows on a lying shape
         nbytes = math.prod(map(int, dataset.shape)) * dataset.dtype.itemsize
         where = f"{self.path.name}:{path}"
-        check_claim(nbytes, int(dataset.id.get_storage_size()), where=where, max_bytes=self.max_bytes)
+        stored, size = int(dataset.id.get_storage_size()), self.path.stat().st_size
+        if stored > size:  # the index of chunks lies too, and HDF5 would allocate what it says
+            raise self._refuse(
+                path, "the dataset claims more storage than the file has", f"at most {size:,} bytes", f"{stored:,}"
+            )
+        check_claim(nbytes, stored, where=where, max_bytes=self.max_bytes)
         if dataset.chunks is not None:
             chunk = math.prod(map(int, dataset.chunks)) * dataset.dtype.itemsize
             if chunk > max(16 * SMALL, 4 * nbytes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def parse_yaml(text: str, *, where: str = "YAML") -> Any:
 
 def _refuse_depth(text: str, where: str) -> None:
     """Refuse deep nesting before the composer, which recurses in C, sees it."""
+    depth = 0
+    for bracket in re.findall(r"[][{}]", text):  # the scanner's time grows with the square of this depth
+        depth = max(0, depth + (1 if bracket in "[{" else -1))
+        if depth > 4 * MAX_DEPTH:
+            raise InputError("the YAML is nested too deeply", where=where, expected=f"at most {MAX_DEPTH} levels")
     depth = 0
     try:
         for event in yaml.parse(text, Loader=_Loader):
