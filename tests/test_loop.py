@@ -10,7 +10,6 @@ import sciinv.samplers
 from sciinv.errors import MismatchError, NumericalError, ResourceError
 from sciinv.generic.phase_retrieval import PhaseRetrieval
 from sciinv.noise import Gaussian
-from sciinv.operator import Space
 from sciinv.problem import Problem
 from sciinv.samplers import METHODS, PnPDM, sample
 from sciinv.testing import check_sampler
@@ -38,7 +37,7 @@ def test_registry_names_its_file_and_says_what_it_claims(name: str) -> None:
 
 def test_nonlinear_problem_is_refused_with_the_methods_that_fit() -> None:
     _, prior = gaussian_problem()
-    operator = PhaseRetrieval(Space((1, 4, 4), torch.float32))
+    operator = PhaseRetrieval((1, 4, 4), dtype=torch.float32)
     problem = Problem(torch.zeros(operator.codomain.shape), operator, Gaussian(1.0))
     with pytest.raises(MismatchError, match=r"linear.*dps"):
         sample(PnPDM(), problem, prior, 1, seed=0)
