@@ -45,7 +45,7 @@ def check_sampler(
     seed: int = 0,
     chunks: Sequence[int] = (1, 4),
     tol: float = 1e-5,
-    kill_at: Sequence[int] = (1, 3),
+    kill_at: Sequence[int] = (2, 4),
 ) -> None:
     """Check the contract of `sciinv.samplers.base` on a problem that the sampler can solve.
 
@@ -53,7 +53,7 @@ def check_sampler(
     ----------
     n, seed : samples drawn.
     chunks : batch sizes that must give the same samples as one batch, within ``tol`` of the largest value.
-    kill_at : steps after which a run is killed; resumed, it must end with the same bits.
+    kill_at : steps (from 2: a step is kept after it is reported) at which a run is killed and resumed to the same bits.
     """
     name, y = sampler.name, problem.y.clone()
     run = functools.partial(sample, sampler, problem, prior, n, seed)
