@@ -79,7 +79,7 @@ def global_draws(source: str) -> list[str]:
             continue
         call, name = ast.unparse(node.func), node.func.attr
         given = any(k.arg == "generator" for k in node.keywords)
-        if re.match(r"(np|numpy)\.random\.", call) and call.split(".")[2] not in NUMPY_OK:
+        if re.fullmatch(r"(np|numpy)\.random\.\w+", call) and name not in NUMPY_OK:
             bad.append(call)
         elif re.match(r"torch\.(\w+\.)*\w+$", call) and (name in TORCH_GLOBAL or (name in TORCH_DRAWS and not given)):
             bad.append(call)
@@ -154,7 +154,7 @@ def test_global_randomness_is_caught(line: str) -> None:
 
 
 def test_own_generators_are_allowed() -> None:
-    assert not global_draws("np.random.default_rng(0)\ntorch.randn(3, generator=g)\nx.normal_(generator=g)")
+    assert not global_draws("np.random.default_rng(0).normal()\ntorch.randn(3, generator=g)\nx.normal_(generator=g)")
     assert not global_draws("nn.init.zeros_(w)\ntorch.Generator('cpu').manual_seed(0)\nrng.normal((3,))")
 
 

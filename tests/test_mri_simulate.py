@@ -11,7 +11,7 @@ import torch
 from sciinv_mri.demo import demo
 from sciinv_mri.fft import ifftc
 from sciinv_mri.io.fastmri import read_fastmri
-from sciinv_mri.simulate import PHANTOM, loop_maps, simulate
+from sciinv_mri.simulate import PHANTOM, _noise, loop_maps, simulate, simulate_from
 
 from sciinv.errors import InputError, UsageError
 
@@ -107,8 +107,28 @@ def test_demo_file_is_small_and_the_same_every_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"coils": 0}, {"snr": 0.0}, {"noise_correlation": 1.0}, {"matrix": (8, 40)}, {"slices": 0}, {"slices": []}],
+    [
+        {"coils": 0}, {"snr": 0.0}, {"noise_correlation": 1.0}, {"matrix": (8, 40)}, {"slices": 0}, {"slices": []},
+        {"acceleration": float("nan")}, {"acceleration": 0.5}, {"calib_lines": -1}, {"seed": -1},
+    ],
 )
 def test_settings_out_of_range_are_refused(tmp_path: Path, wrong: dict) -> None:
     with pytest.raises(UsageError, match="out of range"):
         simulate(PHANTOM, tmp_path / "a.h5", **wrong)
+
+
+def test_settings_from_the_command_line_are_checked_by_name_and_type(tmp_path: Path) -> None:
+    words = {"matrix": [48, 40], "slices": "1", "coils": "4", "calib_lines": 6, "pattern": "equispaced"}
+    data = read_fastmri(simulate_from(PHANTOM, tmp_path / "a.h5", words))
+    assert data.kspace.shape == (1, 4, 48, 40)
+    for wrong in ({"coil": 4}, {"coils": "many"}, {"pattern": "radial"}, {"matrix": 3}, {"contrast": "dwi"}):
+        with pytest.raises(UsageError):
+            simulate_from(PHANTOM, tmp_path / "b.h5", {"matrix": (48, 40), **wrong})
+    with pytest.raises(UsageError, match=r"setting coil: .*settings among acceleration, calib_lines, .* contrast"):
+        simulate_from(PHANTOM, tmp_path / "b.h5", {"coil": 4})
+    assert not (tmp_path / "b.h5").exists()
+
+
+def test_noise_differs_between_seeds() -> None:
+    a, b = (_noise((1, 4, 24, 24), 0.0, seed).ravel() for seed in (1, 2))
+    assert abs(np.vdot(a, b)) < 0.1 * np.vdot(a, a).real

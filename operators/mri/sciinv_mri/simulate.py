@@ -7,13 +7,14 @@ squares normalised to one, so that the noise-free root-sum-of-squares is ``|x|``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError, validate_call
 
 from sciinv.errors import InputError, UsageError
 from sciinv_mri.fft import fftc
@@ -66,7 +67,14 @@ def simulate(
     UsageError : a setting is out of its range.
     InputError : the NIfTI file is unusable.
     """
-    _check(coils, snr, noise_correlation, slices, matrix)
+    number = slices if isinstance(slices, int) else len(slices)
+    for name, value, low, high in (
+        ("acceleration", acceleration, 1, 1000), ("calib_lines", calib_lines, 0, 1024), ("coils", coils, 1, 128),
+        ("snr", snr, 0.1, 1e6), ("noise_correlation", noise_correlation, 0, 0.9), ("seed", seed, 0, 2**32),
+        ("slices", number, 1, 512), *(("matrix", side, 16, 1024) for side in matrix or ()),
+    ):  # fmt: skip
+        if not low <= value <= high:  # also refuses NaN
+            raise UsageError(f"{name} is out of range", expected=f"{low} to {high}", found=str(value))
     if str(source) == PHANTOM:
         heights = _spread(slices if isinstance(slices, int) else len(slices), 8.0, 40.0)
         matrix = matrix or (128, 108)
@@ -89,6 +97,19 @@ def simulate(
     return write_fastmri(
         out, data.kspace, mask=data.mask, reference=magnitude.astype(np.float32), voxel=voxel, acquisition=protocol
     )
+
+
+def simulate_from(source: str | Path, out: str | Path, options: Mapping[str, Any]) -> Path:
+    """`simulate` with settings as the command line hands them over: checked by name and type, text turned to numbers."""
+    try:
+        return validate_call(simulate)(source, out, **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = [name for name in simulate.__annotations__ if name not in ("source", "out", "return")]
+        raise UsageError(
+            f"simulation setting {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}",
+            expected=f"settings among {', '.join(known)}", found=str(first["input"])[:100],
+        ) from None  # fmt: skip
 
 
 def loop_maps(
@@ -173,14 +194,3 @@ def _spread(count: int, first: float, last: float) -> list[float]:
     """``count`` numbers over an interval; its middle when there is one."""
     return [(first + last) / 2] if count == 1 else [float(v) for v in np.linspace(first, last, count)]
 
-
-def _check(
-    coils: int, snr: float, correlation: float, slices: int | Sequence[int], matrix: tuple[int, int] | None
-) -> None:
-    number = slices if isinstance(slices, int) else len(slices)
-    for name, value, low, high in (
-        ("coils", coils, 1, 128), ("snr", snr, 0.1, 1e6), ("noise_correlation", correlation, 0, 0.9),
-        ("slices", number, 1, 512), *(("matrix", side, 16, 1024) for side in matrix or ()),
-    ):  # fmt: skip
-        if not low <= value <= high:
-            raise UsageError(f"{name} is out of range", expected=f"{low} to {high}", found=str(value))
