@@ -100,7 +100,7 @@ def simulate(
 
 
 def simulate_from(source: str | Path, out: str | Path, options: Mapping[str, Any]) -> Path:
-    """`simulate` with settings as the command line hands them over: checked by name and type, text turned to numbers."""
+    """`simulate` with settings as the command line hands them over, checked by name and type."""
     try:
         return validate_call(simulate)(source, out, **options)
     except ValidationError as error:
