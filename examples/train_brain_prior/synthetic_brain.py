@@ -268,7 +268,7 @@ def _ifft(x: torch.Tensor) -> torch.Tensor:
 
 
 def acquire(image: torch.Tensor, fat: torch.Tensor, rng: Random, size: int) -> torch.Tensor:
-    """Shade and phase a fine magnitude, acquire ``size`` x ``size`` k-space, demodulate, scale: complex (size, size)."""
+    """Shade and phase a fine magnitude, acquire ``size`` x ``size`` k-space, demodulate and scale it."""
     n = image.shape[0]
     phase = rng.uniform(0.0, 1.6) * smooth_field(rng, n, n / rng.uniform(0.8, 3.0))[0]
     phase = phase + rng.uniform(0.0, 0.25) ** 1.5 * smooth_field(rng, n, n / rng.uniform(6.0, 20.0))[0]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sciinv.priors.unet import UNet
-from sciinv.training.dsm import TrainConfig, train
+from sciinv.training.dsm import TrainConfig, keyed, train
 
 
 class Pool:
@@ -60,8 +60,9 @@ def main() -> None:
     parser.add_argument("--hold-out", type=int, default=0, help="chunk kept for validation")
     parser.add_argument("--growing", action="store_true", help="the pool is still being written")
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    network = UNet().to(memory_format=torch.channels_last)
+    network = UNet()
+    network.initialise(keyed(0))
+    network.to(memory_format=torch.channels_last)
     config = TrainConfig(
         steps=arguments.steps, minutes=arguments.minutes, sigma_data=0.27, log_every=20, save_every=250
     )

@@ -26,7 +26,7 @@ from sciinv.priors.unet import UNet
 ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet}
 """What a checkpoint may ask for."""
 
-EMBEDDED = {"brain_mri": ""}
+EMBEDDED = {"brain_mri": "cfd9698f217726f78ed704f2bc4bcabaed16064409d07ea9f68c71ea7e6676be"}
 """Priors that come with the package, and the SHA-256 of their files."""
 
 NOTE_KEY, NOTE_LIMIT, FILE_LIMIT = "sciinv", 64 << 10, 1 << 30
@@ -140,7 +140,8 @@ def load_prior(source: str | Path) -> NetworkPrior:
     with torch.device("meta"):
         network = ARCHITECTURES[note.architecture](**settings)
     network.load_state_dict(_weights(path, network), assign=True)
-    network = network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    network = network.eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return NetworkPrior(
         network, note.spatial_shape, note.sigma_data, note.sigma_min, note.sigma_max, note.hyperparameters.channels,
         note.complex_pair, note.card.model_dump() | {"sha256": sha256(path)},
