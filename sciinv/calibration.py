@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated, Any
 
-import pydantic
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -126,13 +125,17 @@ def measure(
     return {key: float(value) for key, value in out.items() if math.isfinite(float(value))}
 
 
-def statement(level: float, nominal: float, calibration: Calibration | None, why_not: str, measured: Mapping[str, float]) -> str:
+def statement(
+    level: float, nominal: float, calibration: Calibration | None, why_not: str, measured: Mapping[str, float]
+) -> str:
     """The coverage statement of reports, sidecars and the terminal."""
     text = f"bounds: order statistics that cover {100 * nominal:.1f} % for an exact sampler"
     if calibration is None:
         text += f"; not calibrated ({why_not})" if why_not else "; not calibrated for this protocol"
     else:
-        text += f"; calibrated bounds at {100 * level:.0f} % learned on {calibration.learned_on} ({calibration.protocol})"
+        text += (
+            f"; calibrated bounds at {100 * level:.0f} % learned on {calibration.learned_on} ({calibration.protocol})"
+        )
     if "coverage" in measured:
         text += f"; measured against the reference: {100 * measured['coverage']:.1f} % raw"
         if "coverage_calibrated" in measured:

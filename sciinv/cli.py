@@ -54,28 +54,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SciinvError as error:
         _tell(error, str(error), debug)
         return error.exit_code
-    except KeyboardInterrupt as error:
-        code = getattr(error, "exit_code", 130)
-        _tell(error, "interrupted; what was finished is saved, the same command (or `sciinv resume OUT`) goes on", debug)
-        return int(code)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except MemoryError as error:
         _tell(error, "out of memory. Try: a smaller --chunk, fewer --samples, or some --slices at a time", debug)
         return 6
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's last flush does not fail too
+        sys.stdout = open(os.devnull, "w")
         return 0
     except Exception as error:
         if hasattr(error, "format_message"):  # the parser's own errors, whatever library brings them
             _tell(error, f"{error.format_message()} Try: sciinv --help", debug)
             return int(getattr(error, "exit_code", 2))
-        if type(error).__name__ == "Abort":
-            return 130
+        if type(error).__name__ == "Abort":  # what the parser makes of a KeyboardInterrupt
+            return _interrupted(error.__cause__ or error, debug)
         text = " ".join(str(error).split())[:300]
         hint = "this is a bug in sciinv; please report it (--debug shows the traceback, log.jsonl keeps it)"
         _tell(error, f"unexpected {type(error).__name__}: {text or 'no message'}. {hint}", debug)
         return 1
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or hasattr(error, "exit_code"):  # `sciinv.run.signals.Interrupted`
+            return _interrupted(error, debug)
+        raise
+
+
+def _interrupted(error: BaseException, debug: bool) -> int:
+    text = "interrupted; what was finished is saved, the same command (or `sciinv resume OUT`) goes on"
+    _tell(error, text, debug)
+    return int(getattr(error, "exit_code", 130))
 
 
 def _tell(error: BaseException, text: str, debug: bool) -> None:

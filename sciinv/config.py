@@ -39,7 +39,9 @@ class RunConfig(BaseModel):
     chunk: Annotated[int, Field(ge=1)] | None = Field(None, description="samples per batch")
     domain: str | None = None
     format: str | None = None
-    acceleration: Annotated[float, Field(ge=1)] | None = Field(None, description="undersample the data to this net acceleration")
+    acceleration: Annotated[float, Field(ge=1)] | None = Field(
+        None, description="undersample the data to this net acceleration"
+    )
     calib_lines: Annotated[int, Field(ge=1)] | None = Field(None, description="central lines kept when undersampling")
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
@@ -102,7 +104,10 @@ def parse_setting(word: str, domains: Iterable[str]) -> tuple[str | None, str, A
     group, dot, key = name.rpartition(".")
     if dot and group != "sampler" and group not in set(domains):
         raise UsageError(
-            f"--set {name} names no group", expected=", ".join(["sampler", *sorted(domains)]), found=group, hint="--set key=value"
+            f"--set {name} names no group",
+            expected=", ".join(["sampler", *sorted(domains)]),
+            found=group,
+            hint="--set key=value",
         )
     value = parse_yaml(text, where=f"--set {name}") if text else ""
     return (None if not dot or group == "sampler" else group), key, value
@@ -140,7 +145,9 @@ def validate(model: type[Any], values: Mapping[str, Any], what: str) -> Any:
                 faults.append(f"{key} is {str(entry['input'])[:60]!r} ({entry['msg'][0].lower()}{entry['msg'][1:]})")
         raise UsageError(
             f"{what}: " + "; ".join(faults),
-            hint=("one of " if len(hints) > 1 else "") + ", ".join(dict.fromkeys(hints)) if hints else "see `sciinv methods`",
+            hint=("one of " if len(hints) > 1 else "") + ", ".join(dict.fromkeys(hints))
+            if hints
+            else "see `sciinv methods`",
         ) from None
 
 
@@ -160,16 +167,22 @@ def parse_slices(text: str | None, count: int) -> list[int]:
             low = int(first)
             high = int(last) if dash else low
         except ValueError:
-            raise UsageError("--slices cannot be understood", expected='numbers and ranges, such as "0,3-5"', found=text) from None
+            raise UsageError(
+                "--slices cannot be understood", expected='numbers and ranges, such as "0,3-5"', found=text
+            ) from None
         if not 0 <= low <= high < count:
-            raise UsageError("no such slice", expected=f"0 to {count - 1}", found=part.strip(), hint="`sciinv info FILE`")
+            raise UsageError(
+                "no such slice", expected=f"0 to {count - 1}", found=part.strip(), hint="`sciinv info FILE`"
+            )
         chosen += range(low, high + 1)
     return sorted(set(chosen))
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError("this key must hold settings", where=where, expected="key: value lines", found=type(value).__name__)
+        raise InputError(
+            "this key must hold settings", where=where, expected="key: value lines", found=type(value).__name__
+        )
     return {str(key): child for key, child in value.items()}
 
 

@@ -130,7 +130,9 @@ class Progress:
     def _show(self) -> None:
         at = self.done + self._inside
         if self.log._bar is not None:
-            self.log._bar.update(self._task, completed=at, description=f"task {min(self.done + 1, self.total)}/{self.total}")
+            self.log._bar.update(
+                self._task, completed=at, description=f"task {min(self.done + 1, self.total)}/{self.total}"
+            )
             return
         moment = time.monotonic()
         if self.log.mode == "none" or self.log.verbosity < 0 or moment - self._last < PLAIN_EVERY:
@@ -138,7 +140,9 @@ class Progress:
         self._last = moment
         spent, rate = moment - self._start, (at - self._at_start) / max(moment - self._start, 1e-9)
         left = f", {clock((self.total - at) / rate)} left" if rate > 0 else ""
-        self.log.info(f"{100 * at / self.total:3.0f}%  task {min(self.done + 1, self.total)}/{self.total}  {clock(spent)} elapsed{left}")
+        self.log.info(
+            f"{100 * at / self.total:3.0f}%  task {min(self.done + 1, self.total)}/{self.total}  {clock(spent)} elapsed{left}"
+        )
 
 
 def clock(seconds: float) -> str:

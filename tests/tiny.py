@@ -74,7 +74,9 @@ def problem(data: TinyData, item: int, options: TinyOptions) -> Any:
     from sciinv.problem import Problem
 
     if str(item) in os.environ.get("TINY_UNUSABLE", "").split(","):
-        raise InputError("this item holds no signal", where=f"item {item}", expected="signal", found="zeros", hint="leave it out")
+        raise InputError(
+            "this item holds no signal", where=f"item {item}", expected="signal", found="zeros", hint="leave it out"
+        )
     operator = FourierMask(torch.from_numpy(data.mask), (SIZE, SIZE))
     truth = torch.from_numpy(data.truth[item])
     meta = {

@@ -58,7 +58,9 @@ def _method(cls: type[Any]) -> dict[str, Any]:
     from sciinv.run.outputs import measured_errors
 
     about = _attributes(cls.__doc__ or "")
-    fields = {f.name: {"type": str(f.type), "default": f.default, "about": about.get(f.name, "")} for f in dc.fields(cls)}
+    fields = {
+        f.name: {"type": str(f.type), "default": f.default, "about": about.get(f.name, "")} for f in dc.fields(cls)
+    }
     return {
         "name": cls.name, "paper": cls.paper, "claims": cls.claims, "requires": sorted(cls.requires), "fields": fields,
         "measured_error": measured_errors().get(cls.name),
@@ -123,7 +125,11 @@ def priors_card(
     if name not in EMBEDDED and not Path(name).is_file():
         raise UsageError("there is no such prior", expected=f"a file, or one of {', '.join(EMBEDDED)}", found=name)
     note = read_note(embedded_path(name) if name in EMBEDDED else Path(name))
-    card = {**note.card.model_dump(), "architecture": note.architecture, "noise_levels": [note.sigma_min, note.sigma_max]}
+    card = {
+        **note.card.model_dump(),
+        "architecture": note.architecture,
+        "noise_levels": [note.sigma_min, note.sigma_max],
+    }
     if as_json:
         typer.echo(json.dumps(card, ensure_ascii=False))
         return

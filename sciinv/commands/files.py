@@ -65,7 +65,9 @@ def simulate(
     coils: Annotated[int | None, typer.Option(help="Receive coils.")] = None,
     snr: Annotated[float | None, typer.Option(help="Mean signal over noise of a fully sampled image.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, any other setting; may be repeated.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, any other setting; may be repeated.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -93,5 +95,9 @@ def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return " x ".join(map(str, value)) if value and all(isinstance(v, int) for v in value) else ", ".join(map(str, value)) or "none"
+        return (
+            " x ".join(map(str, value))
+            if value and all(isinstance(v, int) for v in value)
+            else ", ".join(map(str, value)) or "none"
+        )
     return "unknown" if value is None else str(value)

@@ -23,7 +23,8 @@ Verbose = Annotated[int, typer.Option("-v", count=True, help="Details.", show_de
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Progress = Annotated[str, typer.Option(help="auto, bar, plain or none.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value for the method, mri.key=value for a domain; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="key=value for the method, mri.key=value for a domain; may be repeated."),
 ]
 
 
@@ -36,7 +37,9 @@ def register(app: typer.Typer) -> None:
 def reconstruct(
     file: Annotated[Path, typer.Argument(help="Measurement file.")],
     out: Out,
-    prior: Annotated[str | None, typer.Option(help="Prior: a name (`sciinv priors list`) or a .safetensors file.")] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="Prior: a name (`sciinv priors list`) or a .safetensors file.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Sampling method (`sciinv methods`). (default: pnpdm)")] = None,
     samples: Annotated[int | None, typer.Option(help="Posterior samples an item. (default: 16)")] = None,
     seed: Annotated[int | None, typer.Option(help="Root seed. (default: 1905)")] = None,
@@ -47,13 +50,17 @@ def reconstruct(
     config: Annotated[Path | None, typer.Option(help="YAML with any of these settings.")] = None,
     format_: Annotated[str | None, typer.Option("--format", help="Input format, when it cannot be recognised.")] = None,
     domain: Annotated[str | None, typer.Option(help="Domain, such as mri.")] = None,
-    acceleration: Annotated[float | None, typer.Option(help="Undersample fully sampled data to this net acceleration.")] = None,
+    acceleration: Annotated[
+        float | None, typer.Option(help="Undersample fully sampled data to this net acceleration.")
+    ] = None,
     calib_lines: Annotated[int | None, typer.Option(help="Central lines kept when undersampling.")] = None,
     level: Annotated[float | None, typer.Option(help="Nominal coverage of the bounds. (default: 0.9)")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the output folder.")] = False,
     keep_work: Annotated[bool, typer.Option("--keep-work", help="Keep the per-task files after success.")] = False,
-    fastmri: Annotated[bool, typer.Option("--fastmri", help="Also write a fastMRI-style `reconstruction` dataset.")] = False,
+    fastmri: Annotated[
+        bool, typer.Option("--fastmri", help="Also write a fastMRI-style `reconstruction` dataset.")
+    ] = False,
     record_names: Annotated[
         bool, typer.Option("--record-names", help="Keep file names in the outputs; they may identify a person.")
     ] = False,

@@ -11,7 +11,9 @@ import torch
 
 from sciinv.errors import ResourceError
 
-ACTIVATIONS = 200  # floats a pixel and sample that a small U-Net and the Gaussian step hold at once (measured: 60 to 150)
+ACTIVATIONS = (
+    200  # floats a pixel and sample that a small U-Net and the Gaussian step hold at once (measured: 60 to 150)
+)
 COPIES = 4  # of all samples, while maps are made and written
 SHARE = 0.9
 

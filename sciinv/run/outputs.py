@@ -91,7 +91,9 @@ def load_report(out: Path) -> Report:
     """The report of a finished run, from its data file."""
     path = out / REPORT_DATA
     if read_plan(out) is None or not path.is_file():
-        raise InputError("this folder holds no finished run", where=out.name, expected=REPORT_DATA, hint="sciinv resume OUT")
+        raise InputError(
+            "this folder holds no finished run", where=out.name, expected=REPORT_DATA, hint="sciinv resume OUT"
+        )
     tensors, note = unpack(path.read_bytes(), where=path.name)
     items = []
     try:
@@ -99,10 +101,14 @@ def load_report(out: Path) -> Report:
             images = {k.split(".", 2)[2]: v.numpy() for k, v in tensors.items() if k.startswith(f"{number}.image.")}
             mask = tensors.get(f"{number}.mask")
             samples = tensors[f"{number}.samples"].float().numpy() * entry.pop("peak")
-            items.append(ReportItem(images=images, samples=samples, mask=None if mask is None else mask.numpy(), **entry))
+            items.append(
+                ReportItem(images=images, samples=samples, mask=None if mask is None else mask.numpy(), **entry)
+            )
         return Report(items=items, **note)
     except (KeyError, TypeError) as error:
-        raise InputError("the report's data are incomplete", where=path.name, found=str(error), hint="run again") from error
+        raise InputError(
+            "the report's data are incomplete", where=path.name, found=str(error), hint="run again"
+        ) from error
 
 
 def method_card(sampler: Sampler) -> dict[str, Any]:
@@ -149,7 +155,11 @@ def citations(sampler: Sampler, prior_card: Mapping[str, Any]) -> list[str]:
 def mean_trace(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Means over items of the numbers that all of them have."""
     keys = set.intersection(*(set(part) for part in parts)) if parts else set()
-    return {key: float(np.mean([part[key] for part in parts])) for key in sorted(keys) if isinstance(parts[0][key], (int, float))}
+    return {
+        key: float(np.mean([part[key] for part in parts]))
+        for key in sorted(keys)
+        if isinstance(parts[0][key], (int, float))
+    }
 
 
 def _plane(x: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ class Task:
 def method(name: str) -> type[Sampler]:
     """The sampler class called `name`."""
     if name not in METHODS:
-        raise UsageError("unknown method", expected=", ".join(METHODS), found=name, hint="`sciinv methods` describes each")
+        raise UsageError(
+            "unknown method", expected=", ".join(METHODS), found=name, hint="`sciinv methods` describes each"
+        )
     return METHODS[name]
 
 
@@ -51,8 +53,16 @@ def tasks(items: Sequence[int], samples: int, chunk: int) -> list[Task]:
 
 
 def document(
-    config: RunConfig, sampler: Sampler, options: Any, *, domain: str, reader: str, input_file: Mapping[str, Any],
-    prior_sha256: str, items: Sequence[int], device: str,
+    config: RunConfig,
+    sampler: Sampler,
+    options: Any,
+    *,
+    domain: str,
+    reader: str,
+    input_file: Mapping[str, Any],
+    prior_sha256: str,
+    items: Sequence[int],
+    device: str,
 ) -> dict[str, Any]:
     """The plan as JSON-ready values; its hash identifies the run."""
     return {
@@ -80,7 +90,11 @@ def resolve_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        built = "this torch was built without CUDA" if torch.version.cuda is None else "no working NVIDIA driver or device was found"
+        built = (
+            "this torch was built without CUDA"
+            if torch.version.cuda is None
+            else "no working NVIDIA driver or device was found"
+        )
         raise ResourceError(
             "there is no CUDA device",
             where="--device cuda",

@@ -66,7 +66,13 @@ class _Run:
 
 
 def reconstruct(
-    file: Path, out: Path, config: RunConfig, log: Log | None = None, *, overwrite: bool = False, argv: Sequence[str] | None = None
+    file: Path,
+    out: Path,
+    config: RunConfig,
+    log: Log | None = None,
+    *,
+    overwrite: bool = False,
+    argv: Sequence[str] | None = None,
 ) -> Outcome:
     """Reconstruct `file` into the folder `out`.
 
@@ -90,7 +96,9 @@ def reconstruct(
                     folder.drop_work()
                 return _recorded(out)
             write_json(folder.work / RESUME, {"input": str(file.resolve()), "config": _resumable(config)})
-            log.info(f"plan    {len(run.items)} items x {config.samples} samples = {len(run.todo)} tasks; plan {folder.id[:12]}")
+            log.info(
+                f"plan    {len(run.items)} items x {config.samples} samples = {len(run.todo)} tasks; plan {folder.id[:12]}"
+            )
             try:
                 _compute(run, folder, log, stop)
                 return _finish(run, folder, log, scrub, started, argv)
@@ -105,12 +113,16 @@ def reconstruct(
                 raise
 
 
-def resume(out: Path, log: Log | None = None, *, file: Path | None = None, argv: Sequence[str] | None = None) -> Outcome:
+def resume(
+    out: Path, log: Log | None = None, *, file: Path | None = None, argv: Sequence[str] | None = None
+) -> Outcome:
     """Continue the run in `out` with its own settings; `file` says where its input lies now."""
     out = Path(out)
     plan = read_plan(out)
     if plan is None:
-        raise UsageError("this folder holds no run", where=out.name, expected="plan.json", hint="sciinv reconstruct FILE -o OUT")
+        raise UsageError(
+            "this folder holds no run", where=out.name, expected="plan.json", hint="sciinv reconstruct FILE -o OUT"
+        )
     try:
         kept = json.loads((out / "work" / RESUME).read_text("utf-8"))
         config, found = RunConfig.model_validate(kept["config"]), Path(kept["input"])
@@ -118,7 +130,9 @@ def resume(out: Path, log: Log | None = None, *, file: Path | None = None, argv:
         if (out / "SUCCESS").exists():
             return _recorded(out)
         raise InputError(
-            "it is not recorded where the input of this run lies", where=f"{out.name}/work/{RESUME}", hint="give the command again"
+            "it is not recorded where the input of this run lies",
+            where=f"{out.name}/work/{RESUME}",
+            hint="give the command again",
         ) from None
     return reconstruct(file or found, out, config, log, argv=argv)
 
@@ -132,13 +146,18 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
         torch.set_num_threads(config.threads)
     if device.startswith("cuda"):  # the same draws and the same sums each time
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    log.info(f"sciinv {__version__} | torch {torch.__version__} | device {device} ({torch.get_num_threads()} threads) | seed {config.seed}")
+    log.info(
+        f"sciinv {__version__} | torch {torch.__version__} | device {device} ({torch.get_num_threads()} threads) | seed {config.seed}"
+    )
     domain, reader = find_reader(file, config.domain, config.format)
     stray = set(config.options) - {domain.name}
     if stray:
         raise UsageError("options of another domain were given", expected=domain.name, found=", ".join(sorted(stray)))
     short = {"acceleration": config.acceleration, "calib_lines": config.calib_lines}
-    values = {**config.options.get(domain.name, {}), **{key: value for key, value in short.items() if value is not None}}
+    values = {
+        **config.options.get(domain.name, {}),
+        **{key: value for key, value in short.items() if value is not None},
+    }
     options = build(domain.options, values, f"options of {domain.name}")
     prior_name = config.prior or domain.default_prior
     prior = load_prior(prior_name).eval().requires_grad_(False)
@@ -151,7 +170,9 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
     log.info(f"input   {file.name}  {reader.name}  {domain.items(data)} items  sha256 {sha256[:12]}")
     for warning in getattr(data, "warnings", ()):
         log.warn(warning)
-    log.info(f"prior   {prior_facts['name']}  {prior_facts['parameters']:,} parameters  sha256 {prior_facts['sha256'][:12]}")
+    log.info(
+        f"prior   {prior_facts['name']}  {prior_facts['parameters']:,} parameters  sha256 {prior_facts['sha256'][:12]}"
+    )
     plan = document(
         config, sampler, options, domain=domain.name, reader=reader.name, items=items, device=device,
         input_file={"sha256": sha256, "size": file.stat().st_size}, prior_sha256=prior_facts["sha256"],
@@ -207,7 +228,9 @@ def _finish(
         status.append(record)
         results += [] if result is None else [result]
     good = [record for record in status if record["status"] == "done"]
-    exit_code, marker = (0, "SUCCESS") if len(good) == len(status) else (5, "PARTIAL") if results else (_worst(status), "FAILED")
+    exit_code, marker = (
+        (0, "SUCCESS") if len(good) == len(status) else (5, "PARTIAL") if results else (_worst(status), "FAILED")
+    )
     paths: list[Path] = [outputs.write_config(out, scrub.tree(_public_config(run)))]
     measured = pooled([r.measured for r in results if r.measured])
     used = calibration if any(r.calibrated for r in results) else None
@@ -221,7 +244,9 @@ def _finish(
             folder.id, as_dict(run.sampler), {"fastmri": config.fastmri},
         )  # fmt: skip
         paths += run.domain.write(out, run.data, results, context)
-        paths += outputs.save_report(out, _report(run, results, sentence, measured, used, folder.id, digest.value, log, scrub))
+        paths += outputs.save_report(
+            out, _report(run, results, sentence, measured, used, folder.id, digest.value, log, scrub)
+        )
     summary = {
         "status": marker, "exit_code": exit_code, "out": "OUT", "plan": folder.id, "samples_sha256": digest.value,
         "items": status, "measured": measured, "coverage": sentence, "warnings": scrub.tree(log.warnings),
@@ -244,10 +269,17 @@ def _finish(
             folder.drop_work()
         return outcome
     failed = [record for record in status if record["status"] != "done"]
-    text = "; ".join(f"{r['item']}: {r.get('message', str(r.get('failed_samples', '')) + ' samples failed')}" for r in failed[:5])
+    text = "; ".join(
+        f"{r['item']}: {r.get('message', str(r.get('failed_samples', '')) + ' samples failed')}" for r in failed[:5]
+    )
     kind = PartialError if exit_code == 5 else NumericalError
     what = f"{len(failed)} of {len(status)} items failed" if results else "every item failed"
-    error = kind(f"{what} ({text})", where=out.name, exit_code=exit_code, hint="log.jsonl has the details; the others are written")
+    error = kind(
+        f"{what} ({text})",
+        where=out.name,
+        exit_code=exit_code,
+        hint="log.jsonl has the details; the others are written",
+    )
     error.outcome = outcome  # type: ignore[attr-defined]
     raise error
 
@@ -271,7 +303,11 @@ def _report(
     }  # fmt: skip
     facts = {"name": run.label, "format": run.reader, "sha256": run.input_sha256, "items": len(run.items)}
     about = getattr(run.data, "info", None)
-    extra = {k: v for k, v in about().items() if k not in ("input", "sha256", "warnings", "format")} if callable(about) else {}
+    extra = (
+        {k: v for k, v in about().items() if k not in ("input", "sha256", "warnings", "format")}
+        if callable(about)
+        else {}
+    )
     environment = prov.environment(run.device)
     return Report(
         title=f"{run.domain.name} reconstruction: {run.label}",
@@ -312,7 +348,12 @@ def _recorded(out: Path) -> Outcome:
 def _public_config(run: _Run) -> dict[str, Any]:
     """The resolved settings, as a configuration file that `--config` reads."""
     out = run.config.model_dump(mode="json", exclude={"sampler", "options", "prior"})
-    return {**out, "prior": run.prior_facts["name"], "sampler": as_dict(run.sampler), run.domain.name: as_dict(run.options)}
+    return {
+        **out,
+        "prior": run.prior_facts["name"],
+        "sampler": as_dict(run.sampler),
+        run.domain.name: as_dict(run.options),
+    }
 
 
 def _resumable(config: RunConfig) -> dict[str, Any]:

@@ -39,7 +39,13 @@ class Hash:
 
 
 def reduce_item(
-    folder: Path, item: int, chunks: Sequence[Task], sampler: Sampler, level: float, calibration: Calibration | None, digest: Hash
+    folder: Path,
+    item: int,
+    chunks: Sequence[Task],
+    sampler: Sampler,
+    level: float,
+    calibration: Calibration | None,
+    digest: Hash,
 ) -> tuple[ItemResult | None, dict[str, Any]]:
     """Join the chunks of one item; ``None`` when it failed, and a status record in any case."""
     notes = [note_of(folder, task) or {"status": "missing"} for task in chunks]

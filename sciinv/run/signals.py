@@ -9,8 +9,8 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop; not an `Exception`, so that no reader mistakes it for a broken file."""
+class Interrupted(BaseException):
+    """The run was asked to stop; no `Exception`, so that no reader takes it for a broken file, no parser for its own."""
 
     def __init__(self, signum: int):
         self.exit_code = 128 + signum

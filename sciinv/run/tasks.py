@@ -185,7 +185,13 @@ def _bound(prior: Prior, problem: Problem) -> Prior:
 
 
 def _fail(work: Work, task: Task, error: SciinvError) -> None:
-    note = {"plan": work.plan, "status": "failed", "error": type(error).__name__, "exit_code": error.exit_code, "message": str(error)}
+    note = {
+        "plan": work.plan,
+        "status": "failed",
+        "error": type(error).__name__,
+        "exit_code": error.exit_code,
+        "message": str(error),
+    }
     write_json(work.folder / f"{task.name}.json", note)
 
 
@@ -221,5 +227,3 @@ def _value(value: Any) -> Any:
 def describe(error: BaseException) -> str:
     """A traceback as text, for the log file."""
     return "".join(traceback.format_exception(error))
-
-

@@ -82,9 +82,11 @@ class PnPDM(Sampler):
         return State(x), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
 
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
-        if self.stationary < 4 or trace["block_means"].shape[1] < 2:
+        means = trace.get("block_means")
+        # a run that was stopped early has not reached the stationary sweeps
+        if self.stationary < 4 or means is None or len(means) < self.anneal + self.stationary or means.shape[1] < 2:
             return {}
-        draws = trace["block_means"][-self.stationary :]
+        draws = means[-self.stationary :]
         rhat, size = split_rhat(draws), ess(draws)
         return {
             "rhat_median": float(rhat.median()), "rhat_max": float(rhat.max()),
