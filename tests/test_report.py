@@ -21,9 +21,10 @@ import sciinv.report.html as page_module
 from sciinv.errors import InputError
 from sciinv.report import DISCLAIMER, Report, ReportItem, render_report, summary_png, write_report
 from sciinv.report.figures import trace_svg
-from sciinv.report.pictures import Window, block_mean, colours, indices, nice_ceiling, strip_height, windows
+from sciinv.report.pictures import Window, block_mean, colours, enlarge, indices, nice_ceiling, strip_height, windows
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
+SIDE = 40 * enlarge(40)  # small pictures are stored enlarged so that their strip can be read
 STATEMENT = "bounds: order statistics; measured against the reference: 71.0 % raw: over-confident"
 
 
@@ -120,11 +121,10 @@ def test_pictures_are_faithful_in_one_fixed_window():
     view = windows(reports.items, "a.u.")
     page = Page(render_report(reports))
     sources = [a for a in page.find("img") if (a.get("alt") or "").startswith("Posterior mean")]
-    factor = 5  # 40 pixels become 200 so that the strip can be read
     for source, entry in zip(sources, reports.items, strict=True):
         grey = decode(source["src"])[..., 0]
-        assert grey.shape == (200 + strip_height(200, 200), 200) == (int(source["height"]), int(source["width"]))
-        shown = grey[:200][::factor, ::factor] / 255 * view["grey"].hi
+        assert grey.shape == (SIDE + strip_height(SIDE, SIDE), SIDE) == (int(source["height"]), int(source["width"]))
+        shown = grey[:SIDE][:: enlarge(40), :: enlarge(40)] / 255 * view["grey"].hi
         clipped = np.clip(entry.images["mean"], 0, view["grey"].hi)
         assert np.abs(shown - clipped).max() <= view["grey"].hi / 510 + 1e-6
     figures = page.find("figure", "panel")
@@ -159,8 +159,8 @@ def test_coverage_statement_and_burned_in_warning(case):
     good = Page(render_report(report(1, coverage=CASES["good"][0])))
     clean = next(a for a in good.find("img") if (a.get("alt") or "").startswith("Standard deviation"))
     ours, theirs = decode(std["src"]), decode(clean["src"])
-    assert np.array_equal(ours[:200], theirs[:200])  # never over the anatomy
-    amber = (ours[200:, :, 0] > 150) & (ours[200:, :, 2] < 120)
+    assert np.array_equal(ours[:SIDE], theirs[:SIDE])  # never over the anatomy
+    amber = (ours[SIDE:, :, 0] > 150) & (ours[SIDE:, :, 2] < 120)
     assert bool(amber.sum() > 100) is burned
     assert ("marked" in std["alt"]) is burned
     assert 'verdict alarm"' not in said
@@ -243,6 +243,7 @@ def test_bare_report_and_odd_values_are_fine(tmp_path):
 
 def test_samples_left_out_are_counted():
     assert "average of 64 samples" in render_report(report(1, items=[item(stats={"n": 64})]))
+    assert "Lower end of 88.2 % interval" in render_report(report(1))
     assert "; 4 of 64" in render_report(report(1, items=[item(stats={"n": 64})]))
 
 
@@ -280,9 +281,9 @@ def test_shrinking_is_said(monkeypatch):
     text = render_report(report(1))
     assert "Maps are averaged over 2 x 2 pixels" in text
     mean = next(a for a in Page(text).find("img") if (a.get("alt") or "").startswith("Posterior mean"))
-    assert decode(mean["src"]).shape[1] == 200  # 20 pixels, enlarged tenfold
+    assert decode(mean["src"]).shape[1] == 20 * enlarge(20)
     phase = next(a for a in Page(text).find("figure", "phase"))
-    assert phase["data-rows"] == "200"
+    assert phase["data-rows"] == str(SIDE)
 
 
 def test_levels_windows_and_blocks():

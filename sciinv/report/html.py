@@ -209,9 +209,11 @@ def _panel(report: Report, item: ReportItem, key: str, view: dict[str, Window], 
 def _words(report: Report, item: ReportItem, key: str) -> tuple[str, str]:
     """Title and legend of a map."""
     n = f"{number(item.stats.get('n')) or len(item.samples):.0f}"
-    level, exact, fixed = (number(report.coverage.get(k)) for k in ("level", "exact", "calibrated"))
-    nominal = f" of {percent(level)} interval" if level is not None else " of interval"
-    order = f"order statistic of {n} samples" + (f"; exact coverage {percent(exact)}" if exact is not None else "")
+    level, exact, fixed = (number(report.coverage.get(key)) for key in ("level", "exact", "calibrated"))
+    share = level if exact is None else exact  # n samples cannot give every level: name the one that they do give
+    nominal = " of interval" if share is None else f" of {percent(share)} interval"
+    order = f"order statistic of {n} samples"
+    order += "" if exact is None else ", the share is that of an exact sampler"
     source = clean(str(report.coverage.get("source") or "other data"))
     tuned = f"spread scaled by a factor learned on {source}"
     tuned += f"; covered {percent(fixed)}" if fixed is not None else ""

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sciinv.report.model import ReportItem
 
-MIN_WIDTH = 192  # narrower pictures are enlarged by whole pixels so that the strip stays readable
+MIN_WIDTH = 256  # narrower pictures are enlarged by whole pixels so that the strip stays readable
 _DATA_LEVELS = 248  # palette entries for data; the last eight are the strip's ramp from black to its text colour
 _PAPER, _INK, _AMBER = 14, (232, 232, 232), (255, 191, 71)
 COLOURS = {"std": "viridis", "error": "viridis", "cov": "cividis", "phase": "twilight"}
