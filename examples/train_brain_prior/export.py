@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--coverage", type=json.loads, default={}, help='measured, e.g. \'{"held-out slices": 0.81}\'')
+    parser.add_argument("--coverage", type=json.loads, default={}, help="measured, e.g. '{\"held-out slices\": 0.81}'")
     arguments = parser.parse_args()
     spec = UNetSpec()
     network = UNet(**spec.model_dump())

@@ -24,11 +24,6 @@ class Modulated(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * width)
-        with torch.no_grad():
-            self.second.weight.mul_(0.1)
-            self.film.weight.mul_(0.1)
-            nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
-            nn.init.zeros_(self.film.bias)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         gain, shift = self.film(embedding)[:, :, None, None].chunk(2, 1)
@@ -61,8 +56,6 @@ class UNet(nn.Module):
         self.embed = nn.Sequential(nn.Linear(16, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         self.enter = nn.Conv2d(channels * fold**2, widths[0], 3, padding=1)
         self.leave = nn.Conv2d(widths[0], channels * fold**2, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
         def stage(i: int) -> nn.ModuleList:
             return nn.ModuleList(Modulated(widths[i], embedding) for _ in range(blocks[i]))
@@ -71,6 +64,20 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(stage(i) for i in range(len(widths) - 1))
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in itertools.pairwise(widths))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the weights to start training from: blocks near the identity, output zero; the generator's device."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+        for module in self.modules():
+            if isinstance(module, Modulated):
+                module.second.weight.mul_(0.1)
+                module.film.weight.mul_(0.1)
+        self.leave.weight.zero_()
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         height, width = x.shape[-2:]

@@ -230,4 +230,6 @@ def train(
                     append_json(out / "log.jsonl", entry)
                     if progress is not None:
                         progress(entry | {"steps": config.steps, "part": part})
+    if held_out is not None and not errors:
+        errors = held_out_error(ema.average, held_out.to(device), config)
     return ema.average, errors
