@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses as dc
 import difflib
+import inspect
 import os
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -129,6 +130,19 @@ def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:
     return cls(**{name: getattr(checked, name) for name in fields})
 
 
+def keywords(function: Callable[..., Any], values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Keyword arguments of `function` from `values`, each checked and converted by its annotation; unknown ones refused."""
+    hints = typing.get_type_hints(function)
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), ... if p.default is p.empty else p.default)
+        for name, p in inspect.signature(function).parameters.items()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    checked = validate(pydantic.create_model("Settings", __config__=config, **fields), dict(values), what)
+    return {name: getattr(checked, name) for name in values}
+
+
 def validate(model: type[Any], values: Mapping[str, Any], what: str) -> Any:
     """Validate against a pydantic model; every violation becomes part of one sentence."""
     try:
@@ -142,7 +156,7 @@ def validate(model: type[Any], values: Mapping[str, Any], what: str) -> Any:
                 faults.append(f"there is no setting {key!r}")
                 hints += difflib.get_close_matches(key, known, 1) or known
             else:
-                faults.append(f"{key} is {str(entry['input'])[:60]!r} ({entry['msg'][0].lower()}{entry['msg'][1:]})")
+                faults.append(f"{key} is {str(entry['input'])[:60]} ({entry['msg'][0].lower()}{entry['msg'][1:]})")
         raise UsageError(
             f"{what}: " + "; ".join(faults),
             hint=("one of " if len(hints) > 1 else "") + ", ".join(dict.fromkeys(hints))

@@ -47,6 +47,7 @@ def make(path: Path, items: int = 2, seed: int = 0) -> Path:
     ramp = np.linspace(0, 1, SIZE)
     truth = np.stack([(1 + k) * np.outer(np.sin(3 * ramp), ramp) + 0.2 for k in range(items)]).astype(np.complex64)
     mask = rng.random((SIZE, SIZE)) < 0.6
+    mask[5:11, 5:11] = True
     k = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(truth, axes=(-2, -1)), norm="ortho"), axes=(-2, -1))
     noise = 0.1 * (rng.normal(size=k.shape) + 1j * rng.normal(size=k.shape))
     path = Path(path)
