@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sciinv.errors import InputError
+from sciinv.io.hdf5_heap import Heap
 from sciinv.io.limits import MAX_TEXT, SMALL, check_claim, check_file, default_max_bytes, reading
 from sciinv.io.spec import FieldView, HeaderView, dtype_class
 
@@ -46,6 +48,7 @@ class Hdf5File:
         self.max_bytes = default_max_bytes() if max_bytes is None else max_bytes
         with reading(self.path, "HDF5"):
             self._file = h5py.File(self.path, "r", locking=False)
+        self._heap: Heap | None = None
 
     def __enter__(self) -> Hdf5File:
         return self
@@ -55,6 +58,8 @@ class Hdf5File:
     ) -> None:
         with reading(self.path, "HDF5"):
             self._file.close()
+            if self._heap is not None:
+                self._heap.close()
 
     def find(self, path: str) -> h5py.Group | h5py.Dataset | None:
         """Return the object at an absolute `path` inside this file, or None; refuse any link out of the file."""
@@ -152,18 +157,29 @@ class Hdf5File:
             return np.asarray(dataset[selection])
 
     def text(self, path: str, limit: int = MAX_TEXT) -> str:
-        """Read a scalar string dataset (fixed or variable length) of at most `limit` bytes."""
+        """Read one string (fixed or variable length) of at most `limit` bytes."""
         dataset = self.dataset(path)
         if dataset.size != 1 or dataset.dtype.kind not in "SO" or dataset.dtype.itemsize > limit:
-            raise self._refuse(
-                path, "the dataset is not one string", f"a string of at most {limit:,} bytes", str(dataset.dtype)
-            )
+            raise self._no_text(path, limit)
         with reading(self.path, "HDF5"):
-            raw = dataset[()] if dataset.shape == () else dataset[(0,) * dataset.ndim]
-            raw = raw.encode() if isinstance(raw, str) else raw
-            if not isinstance(raw, bytes | np.bytes_) or len(raw) > limit:
-                raise self._refuse(path, "the dataset is not one string", f"a string of at most {limit:,} bytes")
-            return bytes(raw).rstrip(b"\0").decode("utf-8")
+            if dataset.dtype.kind == "S":
+                raw = bytes(dataset[()] if dataset.shape == () else dataset[(0,) * dataset.ndim])
+            else:
+                length, address, index = struct.unpack("<IQI", self.heap.elements(dataset, path)[0].tobytes())
+                if length > limit:
+                    raise self._no_text(path, limit)
+                raw = self.heap.get(address, index, length)
+            return raw.rstrip(b"\0").decode("utf-8")
+
+    def _no_text(self, path: str, limit: int) -> InputError:
+        return self._refuse(path, "the dataset is not one string", f"a string of at most {limit:,} bytes")
+
+    @property
+    def heap(self) -> Heap:
+        """Variable-length values of this file."""
+        if self._heap is None:
+            self._heap = Heap(self._file, str(self.path))
+        return self._heap
 
     def attribute(self, path: str, name: str) -> Any:
         """Read a small attribute: a scalar (str, int, float) or a NumPy array; None when absent or unreadable."""
@@ -176,6 +192,8 @@ class Hdf5File:
             identity = node.attrs.get_id(name)
             if math.prod(map(int, identity.shape)) * identity.dtype.itemsize > MAX_ATTRIBUTE:
                 return None
+            if identity.dtype.hasobject:
+                return self.heap.text_attribute(name) if identity.shape == () else None
             value = node.attrs[name]
         except Exception:  # an attribute is never essential: a broken one counts as absent
             return None

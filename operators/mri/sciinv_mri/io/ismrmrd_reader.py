@@ -10,15 +10,18 @@ from __future__ import annotations
 import dataclasses as dc
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from sciinv.errors import InputError
+from sciinv.io.hdf5_heap import REFERENCE
 from sciinv.io.limits import check_claim, reading, sha256
-from sciinv.io.safe_hdf5 import Hdf5File, is_hdf5
+from sciinv.io.safe_hdf5 import Hdf5File, is_hdf5  # before h5py: it switches plugins off
 from sciinv.io.spec import HeaderView, check_spec, load_spec
 from sciinv_mri.io.convert import crop_readout
 from sciinv_mri.io.geometry import geometry, slice_order
@@ -26,7 +29,6 @@ from sciinv_mri.io.kspace import KSpace, checked, squeezed
 from sciinv_mri.io.mrd_header import Encoding, MrdHeader, parse_header
 
 SPEC = "ismrmrd"
-BLOCK = 512  # records read at once
 NOISE, CALIBRATION, CALIBRATION_AND_IMAGING, REVERSE = 19, 20, 21, 22  # 1-based bit numbers
 SKIPPED = (19, 23, 24, 26, 27, 28, 29)  # noise, navigator, phase correction, feedback, dummy, surface coil
 CHOICES = ("contrast", "phase", "repetition", "set")
@@ -112,10 +114,10 @@ def read_ismrmrd(
             notes.append(f"the scan has {len(header.encodings)} encodings: number {encoding} is read")
         code = header.encodings[encoding]
         _supported(code, path.name)
-        head = _heads(file, f"/{group}/data", path.name)
+        samples = _Samples(file, f"/{group}/data", path.name)
+        head = samples.head
         lines = _imaging(head, encoding, code, wanted, notes, path.name)
         noise_lines = np.flatnonzero(_flag(head["flags"], NOISE))
-        samples = _Samples(file, f"/{group}/data", head, path.name)
         order = slice_order(head, lines, notes)
         kspace, count = _place(samples, head, lines, order, code, notes)
         noise = _noise(samples, head, noise_lines, lines, header, kspace.shape[1], notes)
@@ -169,19 +171,6 @@ def _supported(code: Encoding, where: str) -> None:
         )
 
 
-def _heads(file: Hdf5File, place: str, where: str) -> NDArray[Any]:
-    dataset = file.dataset(place)
-    names = dataset.dtype.names or ()
-    if not {"head", "data"} <= {*names} or not _NEEDED <= {*(dataset.dtype["head"].names or ())}:
-        raise InputError(
-            "the records are no ISMRMRD acquisitions",
-            where=f"{where}:{place}",
-            expected="fields head, traj, data",
-            found=str(names)[:120],
-        )
-    return np.asarray(dataset["head"]).reshape(-1)
-
-
 def _flag(flags: NDArray[Any], bit: int) -> NDArray[np.bool_]:
     return (flags.astype(np.uint64) >> np.uint64(bit - 1)) & np.uint64(1) > 0
 
@@ -225,45 +214,55 @@ def _imaging(
 
 
 class _Samples:
-    """Reads the samples of chosen records, block by block, within the memory limit.
+    """The records of a scan: their headers, and on demand their samples, within the memory limit.
 
-    A record is a reference into a heap, and many records may point at one heap object; so the sum of what the headers
-    claim is bounded by what the file stores.
+    Many records may refer to one heap object, so what the headers claim in sum is bounded by the size of the file.
     """
 
-    def __init__(self, file: Hdf5File, place: str, head: NDArray[Any], where: str):
-        self.dataset, self.where, self.head = file.dataset(place), where, head
+    def __init__(self, file: Hdf5File, place: str, where: str):
+        self.where, self.heap = where, file.heap
         self.stored, self.max_bytes = file.path.stat().st_size, file.max_bytes
-        self.allow(
-            8 * int((head["number_of_samples"].astype(np.int64) * head["active_channels"].astype(np.int64)).sum())
-        )
+        dataset = file.dataset(place)
+        kind, names = dataset.id.get_type(), dataset.dtype.names or ()
+        usable = {"head", "data"} <= {*names} and _NEEDED <= {*(dataset.dtype["head"].names or ())}
+        if not usable or h5py.check_vlen_dtype(dataset.dtype["data"]) != np.dtype("<f4"):
+            expected = "fields head, traj, data (float32)"
+            raise InputError(
+                "the records are no ISMRMRD acquisitions", where=where, expected=expected, found=str(names)[:120]
+            )
+        at = {name: kind.get_member_offset(kind.get_member_index(name.encode())) for name in ("head", "data")}
+        raw = self.heap.elements(dataset, place)
+        size = dataset.dtype["head"].itemsize
+        if max(at["head"] + size, at["data"] + REFERENCE) > raw.shape[1]:
+            raise InputError("the records are damaged", where=where, expected="a header and a reference to samples")
+        self.head = np.ascontiguousarray(raw[:, at["head"] : at["head"] + size]).view(dataset.dtype["head"])[:, 0]
+        reference = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
+        self.data = np.ascontiguousarray(raw[:, at["data"] : at["data"] + REFERENCE]).view(reference)[:, 0]
+        self.allow(8 * int((self.head["number_of_samples"].astype(np.int64) * self.head["active_channels"]).sum()))
 
     def allow(self, nbytes: int) -> None:
         """Refuse `nbytes` if they exceed the limit or are out of proportion to the file."""
         check_claim(nbytes, self.stored, where=self.where, max_bytes=self.max_bytes)
 
-    def __call__(self, records: NDArray[np.intp]) -> Any:
-        """Yield (record, complex64 (coil, sample)) for ascending `records`."""
-        data = self.dataset.fields("data")
-        for start in np.unique(records // BLOCK) * BLOCK:
-            block = data[start : start + BLOCK]
-            for record in records[(records >= start) & (records < start + BLOCK)]:
-                coils, count = int(self.head["active_channels"][record]), int(self.head["number_of_samples"][record])
-                values = np.asarray(block[record - start])
-                if values.dtype != np.float32 or values.size != 2 * coils * count or values.size == 0:
-                    raise InputError(
-                        "a readout does not hold what its header says",
-                        where=f"{self.where}, record {record}",
-                        expected=f"{coils} coils x {count} complex samples",
-                        found=f"{values.size} numbers of type {values.dtype}",
-                    )
-                yield int(record), np.ascontiguousarray(values).view(np.complex64).reshape(coils, count)
+    def __call__(self, records: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.complex64]]]:
+        """Yield (record, complex64 (coil, sample))."""
+        for record in records.tolist():
+            coils, count = int(self.head["active_channels"][record]), int(self.head["number_of_samples"][record])
+            length, address, index = self.data[record].tolist()
+            if length != 2 * coils * count or length == 0:
+                raise InputError(
+                    "a readout does not hold what its header says",
+                    where=f"{self.where}, record {record}",
+                    expected=f"{coils} coils x {count} complex samples",
+                    found=f"{length} real numbers",
+                )
+            yield record, np.frombuffer(self.heap.get(address, index, 4 * length), "<c8").reshape(coils, count)
 
 
 def _place(
     samples: _Samples, head: NDArray[Any], lines: NDArray[np.intp], order: list[int], code: Encoding, notes: list[str]
 ) -> tuple[NDArray[np.complex64], NDArray[np.int32]]:
-    """Put every readout at its place and average repeated ones; returns k-space and counts (slice, kx, ky)."""
+    """Put every readout at its place, average repeats; returns k-space and counts (slice, kx, ky)."""
     where = samples.where
     columns_x, columns_y = code.encoded.matrix[:2]
     limit = code.limits.get("kspace_encoding_step_1")

@@ -38,10 +38,10 @@ def write_samples(
             compression_opts=1,
             shuffle=True,
         )
-        dataset.attrs["dimensions"] = "sample,slice,row,column"
+        dataset.attrs["dimensions"] = np.bytes_(b"sample,slice,row,column")
         for name, value in sorted((attributes or {}).items()):
             if value is not None:
-                file.attrs[name] = value
+                file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
     return Path(path)
 
 
