@@ -26,7 +26,7 @@ def card(steps: int, minutes: float, held_out: dict[str, float], coverage: dict[
         licence="MIT (weights). MNI152: copyright 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal "
         "Neurological Institute, McGill University; Colin27: same holder; both free to use, copy, modify and "
         "distribute with this notice, without warranty.",
-        resolution="0.85-2.9 mm pixels, 1-5 mm slices, matrices of 84 to 224; trained on 96 x 96 crops, runs at any size",
+        resolution="0.85-3.1 mm pixels, 1-5 mm slices, matrices of 84 to 224; 96 x 96 crops; runs at any size",
         intensity="99th percentile of the magnitude at one, within -20 % to +35 %; air is zero; the low-resolution "
         "phase is removed, so that the imaginary part is small",
         anatomy="adult heads without pathology beyond blobs; axial 3/4, coronal and sagittal the rest",
@@ -52,7 +52,7 @@ def main() -> None:
     network = UNet(**spec.model_dump())
     with safe_open(arguments.run / "state.safetensors", "pt") as file:
         metadata = file.metadata()
-        names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith("average.")]
         network.load_state_dict({name.removeprefix("average."): file.get_tensor(name) for name in names})
     config = json.loads(metadata["config"])
     lines = [json.loads(line) for line in (arguments.run / "log.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -154,7 +154,7 @@ def _refold(rng: Random, c: Cut) -> torch.Tensor:
 
 
 def magnitude(c: Cut, rng: Random) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tissue contrast of a cut; returns the magnitude and a fat map (for its chemical shift), both (n, n)."""
+    """Tissue contrast of a cut; returns the magnitude (n, n) and maps (2, n, n) of fat and of all non-brain."""
     level, n = _contrast(rng), c.intensity.shape[0]
     mm = 1.0 / c.pitch
     intensity, distance = c.intensity, c.distance
@@ -180,21 +180,16 @@ def magnitude(c: Cut, rng: Random) -> tuple[torch.Tensor, torch.Tensor]:
         outside, fat = _draw_head(rng, c, level)
     edge = rng.uniform(0.3, 2.0 if c.has_head else 1.0)
     inside = torch.sigmoid((edge - distance) / 0.6)
+    if rng.random() < 0.7:
+        outside = outside * (1 + rng.uniform(0, 0.5) * smooth_field(rng, n, rng.uniform(1.5, 6.0) * mm)[0])
     image = inside * brain + (1 - inside) * outside
-    return _vessels(rng, image, distance, c.pitch).clamp_min(0), fat * (1 - inside)
+    return _vessels(rng, image, distance, c.pitch).clamp_min(0), torch.stack((fat, torch.ones_like(fat))) * (1 - inside)
 
 
 def _scalp_of(rng: Random, c: Cut, level: dict[str, float]) -> tuple[torch.Tensor, torch.Tensor]:
     nodes = np.array([0.0, 0.05, 0.14, 0.32, 0.6, 0.95, 1.4])
-    values = [
-        0.0,
-        0.0,
-        level["bone"],
-        level["muscle"],
-        level["muscle"] * rng.uniform(0.7, 1.2),
-        level["fat"],
-        level["fat"] * 1.1,
-    ]
+    muscle, fat = level["muscle"], level["fat"]
+    values = [0.0, 0.0, level["bone"], muscle, muscle * rng.uniform(0.7, 1.2), fat, fat * 1.1]
     return _curve(c.intensity, nodes, np.array(values)), ((c.intensity - 0.6) / 0.35).clamp(0, 1)
 
 
@@ -267,17 +262,20 @@ def _ifft(x: torch.Tensor) -> torch.Tensor:
     return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(x), norm="ortho"))
 
 
-def acquire(image: torch.Tensor, fat: torch.Tensor, rng: Random, size: int) -> torch.Tensor:
+def acquire(image: torch.Tensor, outside: torch.Tensor, rng: Random, size: int) -> torch.Tensor:
     """Shade and phase a fine magnitude, acquire ``size`` x ``size`` k-space, demodulate and scale it."""
     n = image.shape[0]
     phase = rng.uniform(0.0, 1.6) * smooth_field(rng, n, n / rng.uniform(0.8, 3.0))[0]
     phase = phase + rng.uniform(0.0, 0.25) ** 1.5 * smooth_field(rng, n, n / rng.uniform(6.0, 20.0))[0]
+    if rng.random() < 0.5:  # bone, air and scalp disturb the field near them
+        phase = phase + outside[1] * rng.uniform(0.0, 0.8) * smooth_field(rng, n, n / rng.uniform(10.0, 50.0))[0]
     x = image * _shading(rng, n) * torch.exp(1j * phase)
-    if rng.random() < 0.7:
+    if rng.random() < 0.75:
         # fat precesses at another frequency: shifted along the readout by up to some pixels, with a phase of its own
-        part = x * fat
+        part = x * outside[0]
         step = int(rng.integers(-2 * n // size, 2 * n // size + 1))
-        x = x - part + torch.roll(part, step, int(rng.integers(2))) * complex(np.exp(1j * rng.normal(0, 0.8)))
+        uneven = rng.uniform(0.0, 1.5) * smooth_field(rng, n, n / rng.uniform(8.0, 45.0))[0]
+        x = x - part + torch.roll(part, step, int(rng.integers(2))) * torch.exp(1j * (rng.normal(0, 1.2) + uneven))
     k = _fft(x)
     low = (n - size) // 2
     k = k[low : low + size, low : low + size].clone()
@@ -285,11 +283,8 @@ def acquire(image: torch.Tensor, fat: torch.Tensor, rng: Random, size: int) -> t
     if rng.random() < 0.45:
         sharp, width = rng.uniform(0.02, 0.15), rng.uniform(0.75, 1.1)
         fermi = torch.sigmoid((width - ramp.abs()) / sharp)
-        k = k * (
-            fermi[:, None] * fermi[None]
-            if rng.random() < 0.5
-            else torch.sigmoid((width - torch.hypot(ramp[:, None], ramp[None])) / sharp)
-        )
+        disc = torch.sigmoid((width - torch.hypot(ramp[:, None], ramp[None])) / sharp)
+        k = k * (fermi[:, None] * fermi[None] if rng.random() < 0.5 else disc)
     elif rng.random() < 0.25:
         k = k * (ramp.abs() < rng.uniform(0.7, 1.0))[None, :]
     x = _ifft(k)
@@ -302,20 +297,21 @@ def acquire(image: torch.Tensor, fat: torch.Tensor, rng: Random, size: int) -> t
     return x / scale * float(np.exp(rng.uniform(-0.12, 0.2)))
 
 
-def draw(anatomies: list[Anatomy], rng: Random, out: int = 112) -> list[torch.Tensor]:
-    """Images from one slice, float32 (2, out, out): padded whole, or two crops of a finer one; none if nearly empty."""
+def draw(anatomies: list[Anatomy], rng: Random, out: int = 112, contrasts: int = 2) -> list[torch.Tensor]:
+    """Images of one slice in some contrasts, float32 (2, out, out): the padded whole, or a crop of a finer one."""
     weights = np.array([0.65 if a.has_head else 0.35 for a in anatomies])
     anatomy = anatomies[int(rng.choice(len(anatomies), p=weights / weights.sum()))]
     whole = rng.random() < 0.75
     size = int(rng.integers(84, out + 1) if whole else rng.integers(120, 225))
-    n = 2 * size
-    c = cut(anatomy, rng, n, rng.uniform(190.0, 260.0) / n)
-    if float((c.distance < 0).float().mean()) < 0.08:
-        return []
-    full = torch.view_as_real(acquire(*magnitude(c, rng), rng, size)).permute(2, 0, 1)
-    if whole:
-        left, top = (int(v) for v in rng.integers(0, out - size + 1, 2))
-        return [F.pad(full, (left, out - size - left, top, out - size - top))]
-    corners = [tuple(int(v) for v in rng.integers(0, size - out + 1, 2)) for _ in range(5)]
-    crops = [full[:, i : i + out, j : j + out].contiguous() for i, j in corners]
-    return [x for x in crops if float((x.abs().amax(0) > 0.1).float().mean()) > 0.35][:2]
+    c = cut(anatomy, rng, 2 * size, rng.uniform(190.0, 260.0) / (2 * size))
+    images: list[torch.Tensor] = []
+    for _ in range(contrasts if float((c.distance < 0).float().mean()) > 0.08 else 0):
+        full = torch.view_as_real(acquire(*magnitude(c, rng), rng, size)).permute(2, 0, 1)
+        if whole:
+            left, top = (int(v) for v in rng.integers(0, out - size + 1, 2))
+            images.append(F.pad(full, (left, out - size - left, top, out - size - top)))
+            continue
+        corners = [tuple(int(v) for v in rng.integers(0, size - out + 1, 2)) for _ in range(4)]
+        crops = [full[:, i : i + out, j : j + out].contiguous() for i, j in corners]
+        images += [x for x in crops if float((x.abs().amax(0) > 0.1).float().mean()) > 0.35][:1]
+    return images

@@ -25,9 +25,9 @@ class Pool:
         self.chunks: list[np.ndarray] = []
 
     def refresh(self) -> None:
-        """Read chunks that are not yet in memory."""
+        """Look at which chunks there are now."""
         paths = [p for p in sorted(self.folder.glob("chunk_*.npy")) if int(p.stem[6:]) != self.hold_out]
-        if len(paths) > len(self.chunks):
+        if len(paths) != len(self.chunks):
             self.chunks = [np.load(p, mmap_mode="r", allow_pickle=False) for p in paths]
 
     def image(self, generator: torch.Generator) -> Tensor:
