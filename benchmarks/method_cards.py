@@ -56,10 +56,12 @@ def settings(name: str, scale: float) -> Sampler:
     return dc.replace(method, rho_max=scale, rho_min=0.04 * scale) if isinstance(method, PnPDM) else method
 
 
-def measure(name: str, monte_carlo: int = 4000) -> dict[str, dict[str, float]]:
+def measure(name: str, monte_carlo: int = 4000, only: str = "") -> dict[str, dict[str, float]]:
     """Errors of one method on both problems."""
     out = {}
     for label, (problem, prior) in problems().items():
+        if only not in ("", label):
+            continue
         sampler = settings(name, 2.0 * float(prior.cov.diag().mean().sqrt()))
         calls = sample(sampler, problem, prior, 1, seed=0).provenance
         if name in AFFINE:
@@ -75,6 +77,16 @@ def measure(name: str, monte_carlo: int = 4000) -> dict[str, dict[str, float]]:
             "network_calls": calls["network_calls"], "network_vjps": calls["network_vjps"],
         }  # fmt: skip
     return out
+
+
+def words(by: dict[str, dict[str, float]]) -> str:
+    """The measurement as the CLI and the reports print it."""
+    parts = [
+        f"{label} Gaussian: mean off by {r['mean_error']:.2g} posterior std, covariance by {100 * r['cov_error']:.2g} %, "
+        f"a 90 % interval covers {100 * r['coverage_90']:.0f} % ({r['network_calls']} network calls)"
+        for label, r in by.items()
+    ]
+    return "; ".join(parts)
 
 
 def store() -> Path:
@@ -95,7 +107,8 @@ def main() -> None:
     rows = [[name, label, *map(str, r.values())] for name, by in result.items() for label, r in by.items()]
     table(["method", "problem", "mean error", "cov error", "coverage of 90 %", "calls", "vjps"], rows)
     if args.write:
-        store().write_text(json.dumps(result, indent=1) + "\n")
+        cards = {name: {"text": words(by), **by} for name, by in result.items()}
+        store().write_text(json.dumps(cards, indent=1) + "\n")
     finish({f"{n}_{p}_coverage_90": r["coverage_90"] for n, by in result.items() for p, r in by.items()}, ok=True)
 
 
