@@ -1,0 +1,119 @@
+"""Multi-coil Cartesian MRI ``y_c = W F (sum_m S_{m,c} x_m)``: maps, centred orthonormal Fourier transform, weighted mask.
+
+Pruessmann et al., SENSE (MRM 42, 952, 1999); several map sets after Uecker et al., ESPIRiT (MRM 71, 990, 2014). ``W`` is zero where
+nothing was measured and a whitening weight elsewhere. The shifts of the centred transform are modulations (`sciinv_mri.fft`): those of
+image space live in the maps, those of k-space in ``W``, so a call is one product, one plain FFT and one product.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sciinv.errors import MismatchError
+from sciinv.operator import LinearOperator, Space
+from sciinv_mri.fft import modulation
+
+
+class CoilFourier(LinearOperator):
+    """``W F S`` with the Fourier transform along ``dims`` (negative axes); `Sense` and `DecoupledSense` share it.
+
+    Parameters
+    ----------
+    maps : complex ``(coil, h, w)``, or ``(sets, coil, h, w)`` for several map sets; the domain is then ``(sets, h, w)``.
+    weight : real or bool, broadcastable to ``(h, w)``: zero where nothing is measured, else the whitening weight.
+    dims : axes that are transformed.
+    """
+
+    maps: Tensor
+    maps_conj: Tensor
+    post: Tensor
+    weight: Tensor
+
+    def __init__(self, maps: Tensor, weight: Tensor, dims: tuple[int, ...]):
+        check_maps(maps, weight)
+        sets = maps if maps.ndim == 4 else maps[None]
+        *_, h, w = sets.shape
+        super().__init__(
+            Space((h, w) if maps.ndim == 3 else (len(sets), h, w), maps.dtype), Space(tuple(sets.shape[1:]), maps.dtype)
+        )
+        self.dims, self.multiple = dims, maps.ndim == 4
+        real = maps.real.dtype
+        post = weight.to(torch.float64).expand(h, w)
+        pre = torch.ones((), dtype=torch.complex128)
+        for d in dims:
+            a, b = (v.to(maps.device).view(-1, *(1,) * (-1 - d)) for v in modulation(sets.shape[d]))
+            pre, post = pre.to(a.device) * a, post * b
+        self.register_buffer("maps", (sets * pre.to(maps.dtype)).contiguous())
+        self.register_buffer("maps_conj", self.maps.conj().resolve_conj())
+        if all(sets.shape[d] % 2 == 0 for d in dims):
+            # signs: one real factor for (re, im) each costs half of a complex product
+            post = post.real.to(real).repeat_interleave(2, -1)
+        self.register_buffer("post", (post.to(maps.dtype) if post.is_complex() else post).contiguous())
+        self.register_buffer("weight", weight.to(real).expand(h, w).contiguous())
+        self.register_buffer("_gain", self.weight**2, persistent=False)
+
+    def _weigh(self, k: Tensor, conj: bool = False) -> Tensor:
+        if self.post.is_complex():
+            return k * (self.post.conj() if conj else self.post)
+        pairs = torch.view_as_real(k.resolve_conj()).flatten(-2)
+        return torch.view_as_complex((pairs * self.post).unflatten(-1, (-1, 2)))
+
+    def _coils(self, x: Tensor) -> Tensor:
+        if not self.multiple:
+            return x.unsqueeze(-3) * self.maps[0]
+        z = x[..., 0, None, :, :] * self.maps[0]
+        for m in range(1, len(self.maps)):
+            z = z + x[..., m, None, :, :] * self.maps[m]
+        return z
+
+    def _combine(self, z: Tensor) -> Tensor:
+        if not self.multiple:
+            return z.mul_(self.maps_conj[0]).sum(-3)
+        return torch.stack([(z * s).sum(-3) for s in self.maps_conj], -3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``W F S x`` of images ``(*batch, [sets,] h, w)``, shape ``(*batch, coil, h, w)``; exactly zero where not measured."""
+        return self._weigh(torch.fft.fftn(self._coils(x), dim=self.dims, norm="ortho"))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``S^H F^H W y``, the coil combination of weighted k-space."""
+        return self._combine(torch.fft.ifftn(self._weigh(y, conj=True), dim=self.dims, norm="ortho"))
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^H A x``; the k-space modulation cancels."""
+        z = torch.fft.fftn(self._coils(x), dim=self.dims)
+        return self._combine(torch.fft.ifftn(z.mul_(self._gain), dim=self.dims))
+
+
+class Sense(CoilFourier):
+    """``P F S`` from complex images to complex k-space ``(coil, kx, ky)``; see `CoilFourier` for the parameters."""
+
+    def __init__(self, maps: Tensor, weight: Tensor):
+        super().__init__(maps, weight, (-2, -1))
+
+    def preconditioner(self, ratio: float) -> Callable[[Tensor], Tensor]:
+        """Circulant approximate inverse of ``I + ratio A^H A`` (optimal in the Frobenius norm, T. Chan 1988)."""
+        inverse = 1 / (1 + ratio * self._circulant)
+        return lambda v: torch.fft.ifft2(torch.fft.fft2(v) * inverse)
+
+    @functools.cached_property
+    def _circulant(self) -> Tensor:
+        """Diagonal of ``F A^H A F^H``, ``([sets,] h, w)``: ``W^2`` correlated with the power spectrum of the maps."""
+        power = torch.fft.fft2(self.maps, norm="ortho").abs().square().sum(1) / self.weight.numel()
+        spread = torch.fft.ifft2(torch.fft.fft2(self._gain) * torch.fft.fft2(power).conj()).real
+        return (spread if self.multiple else spread[0]).clamp_min(0)
+
+
+def check_maps(maps: Tensor, weight: Tensor) -> None:
+    """Refuse maps that are not complex ``([sets,] coil, h, w)`` or a weight that does not broadcast onto their k-space."""
+    if maps.ndim not in (3, 4) or not maps.is_complex():
+        raise MismatchError(
+            "coil maps", expected="complex ([sets,] coil, h, w)", found=f"{tuple(maps.shape)} {maps.dtype}"
+        )
+    plane = tuple(maps.shape[-2:])
+    if weight.ndim > 2 or any(a not in (1, b) for a, b in zip(reversed(weight.shape), reversed(plane), strict=False)):
+        raise MismatchError("k-space weight", expected=f"broadcastable to {plane}", found=str(tuple(weight.shape)))
