@@ -167,6 +167,10 @@ class Adjoint(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.op(y)
 
+    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        """``A v``: an adjoint that is itself a vector-Jacobian product cannot be differentiated again."""
+        return self.op(v)
+
     @property
     def H(self) -> LinearOperator:
         return self.op
@@ -187,6 +191,10 @@ class Compose(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner_op.adjoint(self.outer.adjoint(y))
+
+    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        """``A^H v``, by the factors' own adjoints."""
+        return self.adjoint(v)
 
     def normal(self, x: Tensor) -> Tensor:
         return self.inner_op.adjoint(self.outer.normal(self.inner_op(x)))

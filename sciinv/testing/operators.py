@@ -97,9 +97,9 @@ class _Checker:
         y = self.draw(op.codomain, 2, double)
         ax, aty = op(x), op.adjoint(y)
         nx, ny = len(op.domain.shape), len(op.codomain.shape)
+        self.same("not linear, A(2x - 3u) against 2Ax - 3Au", op(2 * x - 3 * x2), 2 * ax - 3 * op(x2), tol)
         size = (norm(ax, ny) * norm(y, ny) + norm(x, nx) * norm(aty, nx)).max()
         self.same("adjoint dot test, Re<Ax, y> against Re<x, A^H y>", inner(ax, y, ny), inner(x, aty, nx), tol, size)
-        self.same("not linear, A(2x - 3u) against 2Ax - 3Au", op(2 * x - 3 * x2), 2 * ax - 3 * op(x2), tol)
         self.same("vjp differs from the adjoint", op.vjp(x, y), aty, tol)
         self.same("normal differs from A^H A", op.normal(x), op.adjoint(ax), tol)
         c = op.isometry
