@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sciinv import __version__
-from sciinv.commands import catalogue, files, runs
+from sciinv.commands import catalogue, files, runs, train
 from sciinv.errors import SciinvError
 
 EPILOG = (
@@ -24,7 +24,7 @@ app = typer.Typer(
     name="sciinv", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=EPILOG,
     help="From a measurement file to posterior samples, uncertainty maps and a report on how far to trust them.",
 )  # fmt: skip
-for module in (runs, files, catalogue):
+for module in (runs, files, train, catalogue):
     module.register(app)
 
 

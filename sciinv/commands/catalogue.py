@@ -57,7 +57,9 @@ def _method(cls: type[Any]) -> dict[str, Any]:
 
     from sciinv.run.outputs import measured_errors
 
-    about = _attributes(cls.__doc__ or "")
+    about: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        about |= _attributes(base.__doc__ or "") if dc.is_dataclass(base) else {}
     fields = {
         f.name: {"type": str(f.type), "default": f.default, "about": about.get(f.name, "")} for f in dc.fields(cls)
     }

@@ -67,7 +67,7 @@ def reduce_item(
     summary = Samples(x).summary(level)
     steps = [{k[6:]: v for k, v in part.items() if k.startswith("trace.")} for part in parts]
     trace = {k: torch.cat([step[k] for step in steps], 1)[:, ~failed] for k in set.intersection(*map(set, steps))}
-    reference, support = tensors.get("reference"), tensors.get("support")
+    reference, support = (None if name not in tensors else _crop(tensors[name], values) for name in ("reference", "support"))
     support = None if support is None else support.bool()
     calibrated = None
     if calibration is not None and (factor := calibration.factor(values.get("acceleration"))) is not None:
@@ -106,6 +106,14 @@ def reduce_item(
 
 
 def _undo(x: Tensor, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Tensor:
-    """Back to the units and the phase of the input file."""
+    """Back to the units, the phase and the image size of the input file."""
     x = x * float(values.get("scale", 1.0))
-    return x * tensors["phase"].to(x.dtype) if "phase" in tensors else x
+    return _crop(x * tensors["phase"].to(x.dtype) if "phase" in tensors else x, values)
+
+
+def _crop(x: Tensor, values: Mapping[str, Any]) -> Tensor:
+    """Cut to ``meta["target"]`` about the centre ``N // 2`` of the last two axes; the grid may be larger than the image."""
+    for axis, size in zip((-2, -1), values.get("target") or (), strict=False):
+        if x.shape[axis] > size:
+            x = x.narrow(axis, x.shape[axis] // 2 - size // 2, size)
+    return x
