@@ -1,8 +1,9 @@
 """Measure every registered method against known Gaussian posteriors; ``--write`` stores what the CLI and reports print.
 
-Two problems: a 6-D anisotropic Gaussian behind a dense 3 x 6 operator (sigma 0.3), and the scale of the shipped image priors, a 6-D
-Gaussian of standard deviations 0.28 to 0.045 behind a mask with sigma 0.05. Affine methods get their exact law (no Monte Carlo), the others
-4000 samples. ``coverage`` is the probability that the truth lies in the method's central 90 % interval, averaged over coordinates.
+Two problems: a 6-D anisotropic Gaussian behind a dense 3 x 6 operator (sigma 0.3), and the scale of the shipped image
+priors, a 6-D Gaussian of standard deviations 0.28 to 0.045 behind a mask with sigma 0.05. Affine methods get their
+exact law (no Monte Carlo), the others 4000 samples. ``coverage`` is the probability that the truth lies in the
+method's central 90 % interval, averaged over coordinates.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def problems() -> dict[str, tuple[Problem, GaussianPrior]]:
     ):
         g = torch.Generator().manual_seed(3)
         basis = torch.linalg.qr(torch.randn(6, 6, generator=g, dtype=F64)).Q
-        prior = GaussianPrior(torch.zeros(6, dtype=F64), basis @ torch.diag(torch.tensor(eigenvalues, dtype=F64)) @ basis.T, dtype=F64)
-        prior.sigma_min, prior.sigma_max = 0.005, 20.0
-        matrix = torch.randn(observed, 6, generator=g, dtype=F64) if name == "anisotropic" else torch.eye(6, dtype=F64)[:observed]
-        y = matrix @ torch.randn(6, generator=g, dtype=F64) * eigenvalues[2] ** 0.5
+        prior = GaussianPrior(torch.zeros(6, dtype=F64), basis @ torch.diag(torch.tensor(eigenvalues, dtype=F64)) @
+        basis.T, dtype=F64) prior.sigma_min, prior.sigma_max = 0.005, 20.0
+        matrix = torch.randn(observed, 6, generator=g, dtype=F64) if name == "anisotropic" else torch.eye(6,
+        dtype=F64)[:observed] y = matrix @ torch.randn(6, generator=g, dtype=F64) * eigenvalues[2] ** 0.5
         out[name] = (Problem(y, Dense(matrix), Gaussian(sigma)), prior)
     return out
 
@@ -51,7 +52,9 @@ def coverage(mean: torch.Tensor, cov: torch.Tensor, true_mean: torch.Tensor, tru
 
 
 def settings(name: str, scale: float) -> Sampler:
-    """The method with its defaults; pnpdm's coupling follows the prior's scale, as the shipped defaults follow images'."""
+    """The method with its defaults; pnpdm's coupling follows the prior's scale, as the shipped defaults follow
+    images'.
+    """
     method = METHODS[name]()
     return dc.replace(method, rho_max=scale, rho_min=0.04 * scale) if isinstance(method, PnPDM) else method
 
@@ -82,8 +85,8 @@ def measure(name: str, monte_carlo: int = 4000, only: str = "") -> dict[str, dic
 def words(by: dict[str, dict[str, float]]) -> str:
     """The measurement as the CLI and the reports print it."""
     parts = [
-        f"{label} Gaussian: mean off by {r['mean_error']:.2g} posterior std, covariance by {100 * r['cov_error']:.2g} %, "
-        f"a 90 % interval covers {100 * r['coverage_90']:.0f} % ({r['network_calls']} network calls)"
+        f"{label} Gaussian: mean off by {r['mean_error']:.2g} posterior std, covariance by {100 * r['cov_error']:.2g}
+        %, " f"a 90 % interval covers {100 * r['coverage_90']:.0f} % ({r['network_calls']} network calls)"
         for label, r in by.items()
     ]
     return "; ".join(parts)
