@@ -43,6 +43,32 @@ def test_rhat_equals_the_formula_on_two_split_chains():
     assert torch.allclose(split_rhat(x), ((w / 2 + b) / w).sqrt())
 
 
+def loop_ess(x):
+    """One quantity, written out: half-chains ``(n, m)``, pairs added until one is negative."""
+    n, m = x.shape
+    c = x - x.mean(0)
+    acov = [sum((c[: n - t, j] * c[t:, j]).sum() / n for j in range(m)) / m for t in range(n)]
+    w = x.var(0).mean()
+    v = w * (n - 1) / n + x.mean(0).var()
+    rho = [1.0] + [float(1 - (w - a) / v) for a in acov[1:]]
+    tau, last = -1.0, math.inf
+    for k in range(n // 2):
+        pair = rho[2 * k] + rho[2 * k + 1]
+        if pair <= 0:
+            break
+        last = min(last, pair)
+        tau += 2 * last
+    return n * m / max(tau, 1 / math.log10(n * m))
+
+
+@pytest.mark.parametrize("draws", [8, 9, 30])
+def test_ess_equals_the_loop_on_short_chains(draws):
+    x = chains(0.4, draws=draws, m=3, q=4).double()
+    halves = torch.cat(x[draws % 2 :].chunk(2), 1)
+    expected = torch.tensor([loop_ess(halves[..., k]) for k in range(4)])
+    assert torch.allclose(ess(x), expected.double(), rtol=1e-6)
+
+
 def test_constants_are_handled():
     x = torch.full((10, 3, 2), 0.1)
     assert (split_rhat(x) == 1).all() and (ess(x) == 30).all()
