@@ -36,10 +36,16 @@ def problems() -> dict[str, tuple[Problem, GaussianPrior]]:
     ):
         g = torch.Generator().manual_seed(3)
         basis = torch.linalg.qr(torch.randn(6, 6, generator=g, dtype=F64)).Q
-        prior = GaussianPrior(torch.zeros(6, dtype=F64), basis @ torch.diag(torch.tensor(eigenvalues, dtype=F64)) @
-        basis.T, dtype=F64) prior.sigma_min, prior.sigma_max = 0.005, 20.0
-        matrix = torch.randn(observed, 6, generator=g, dtype=F64) if name == "anisotropic" else torch.eye(6,
-        dtype=F64)[:observed] y = matrix @ torch.randn(6, generator=g, dtype=F64) * eigenvalues[2] ** 0.5
+        prior = GaussianPrior(
+            torch.zeros(6, dtype=F64), basis @ torch.diag(torch.tensor(eigenvalues, dtype=F64)) @ basis.T, dtype=F64
+        )
+        prior.sigma_min, prior.sigma_max = 0.005, 20.0
+        matrix = (
+            torch.randn(observed, 6, generator=g, dtype=F64)
+            if name == "anisotropic"
+            else torch.eye(6, dtype=F64)[:observed]
+        )
+        y = matrix @ torch.randn(6, generator=g, dtype=F64) * eigenvalues[2] ** 0.5
         out[name] = (Problem(y, Dense(matrix), Gaussian(sigma)), prior)
     return out
 
@@ -75,18 +81,21 @@ def measure(name: str, monte_carlo: int = 4000, only: str = "") -> dict[str, dic
         truth = prior.posterior(problem.operator, problem.y, problem.noise.sigma)[:2]
         mean_error, cov_error = mean_cov_error(mean, cov, *truth)
         out[label] = {
-            "mean_error": round(float(mean_error), 4), "cov_error": round(float(cov_error), 4),
+            "mean_error": round(float(mean_error), 4),
+            "cov_error": round(float(cov_error), 4),
             "coverage_90": round(coverage(mean, cov, *truth), 3),
-            "network_calls": calls["network_calls"], "network_vjps": calls["network_vjps"],
-        }  # fmt: skip
+            "network_calls": calls["network_calls"],
+            "network_vjps": calls["network_vjps"],
+        }
     return out
 
 
 def words(by: dict[str, dict[str, float]]) -> str:
     """The measurement as the CLI and the reports print it."""
     parts = [
-        f"{label} Gaussian: mean off by {r['mean_error']:.2g} posterior std, covariance by {100 * r['cov_error']:.2g}
-        %, " f"a 90 % interval covers {100 * r['coverage_90']:.0f} % ({r['network_calls']} network calls)"
+        f"{label} Gaussian: mean off by {r['mean_error']:.2g} posterior std, "
+        f"covariance by {100 * r['cov_error']:.2g} %, a 90 % interval covers {100 * r['coverage_90']:.0f} % "
+        f"({r['network_calls']} network calls)"
         for label, r in by.items()
     ]
     return "; ".join(parts)

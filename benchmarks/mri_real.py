@@ -47,8 +47,9 @@ def reference_image(full: Any) -> torch.Tensor:
     return (ready.combine(ready.kspace) * ready.scale).abs()
 
 
-def run_case(full: Any, truth: torch.Tensor, prior: Any, sampler: PnPDM, coils: int, rate: float, seed: int, n: int) ->
-dict[str, Any]:
+def run_case(
+    full: Any, truth: torch.Tensor, prior: Any, sampler: PnPDM, coils: int, rate: float, seed: int, n: int
+) -> dict[str, Any]:
     """Baselines, samples and their figures for one mask."""
     options = MRIOptions(coils=coils)
     data = undersample(full, rate, CALIBRATION_LINES[rate], "random", seed)
@@ -59,8 +60,9 @@ dict[str, Any]:
     zero = baselines.zero_filled(ready)
     row["zero_filled"] = psnr(zero.abs(), reference)
     for name, method, grid in (
-        ("sense", baselines.sense, baselines.SENSE_GRID), ("l1_wavelet", baselines.l1_wavelet, baselines.L1_GRID),
-    ):  # fmt: skip
+        ("sense", baselines.sense, baselines.SENSE_GRID),
+        ("l1_wavelet", baselines.l1_wavelet, baselines.L1_GRID),
+    ):
         image, row[name], row[f"{name}_lambda"] = baselines.best(method, ready, reference, grid)
         row[f"{name}_ssim"] = ssim(image.abs(), reference)
     inverse = problem(data, 0, options)
@@ -70,12 +72,16 @@ dict[str, Any]:
     s = drawn.summary(LEVEL)
     mean = s["mean"].abs()
     row |= {
-        "calls": drawn.provenance["network_calls"], "pnpdm": psnr(mean, reference), "pnpdm_ssim": ssim(mean, reference),
-        "one_sample": psnr(drawn.x[0].abs(), reference), "coverage_90": coverage(s["lower"], s["upper"], reference,
-        head), "nominal": s["coverage"], "corr": error_correlation(s["std"], s["magnitude_mean"] - reference, head),
-        "chi2": float(inverse.chi2(drawn.x).mean() / inverse.n_data), "rhat_max": drawn.provenance.get("rhat_max",
-        float("nan")),
-    }  # fmt: skip
+        "calls": drawn.provenance["network_calls"],
+        "pnpdm": psnr(mean, reference),
+        "pnpdm_ssim": ssim(mean, reference),
+        "one_sample": psnr(drawn.x[0].abs(), reference),
+        "coverage_90": coverage(s["lower"], s["upper"], reference, head),
+        "nominal": s["coverage"],
+        "corr": error_correlation(s["std"], s["magnitude_mean"] - reference, head),
+        "chi2": float(inverse.chi2(drawn.x).mean() / inverse.n_data),
+        "rhat_max": drawn.provenance.get("rhat_max", float("nan")),
+    }
     if CALIBRATION.is_file():
         factor = load_calibration(CALIBRATION).factor(data.acceleration)
         if factor is not None:
@@ -100,8 +106,10 @@ def main() -> None:
     parser.add_argument("--prior", default="brain_mri")
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cases", type=int, nargs="+", default=list(range(len(CASES))), help="indices into the six
-    cases") parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a PnP-DM field")
+    parser.add_argument(
+        "--cases", type=int, nargs="+", default=list(range(len(CASES))), help="indices into the six cases"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="a PnP-DM field")
     parser.add_argument("--rows", type=Path, help="write the row of every mask as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -114,9 +122,24 @@ def main() -> None:
             rows.append(run_case(full, truth, prior, sampler, *CASES[i], seed, args.samples))
             if args.rows:
                 args.rows.write_text(json.dumps(rows, indent=1))
-    shown = ["coils", "rate", "zero_filled", "sense", "l1_wavelet", "pnpdm", "one_sample", "gain_db", "gain_ssim",
-    "coverage_90",
-             "coverage_90_calibrated", "corr", "chi2", "rhat_max", "calls", "cpu_s"]  # fmt: skip
+    shown = [
+        "coils",
+        "rate",
+        "zero_filled",
+        "sense",
+        "l1_wavelet",
+        "pnpdm",
+        "one_sample",
+        "gain_db",
+        "gain_ssim",
+        "coverage_90",
+        "coverage_90_calibrated",
+        "corr",
+        "chi2",
+        "rhat_max",
+        "calls",
+        "cpu_s",
+    ]
     means = list(averages(rows))
     table(shown, [[f"{m[k]:.4g}" if k in m else "-" for k in shown] for m in means])
     figures = {"psnr_gain_db": min(m["gain_db"] for m in means), "coverage_90": min(m["coverage_90"] for m in means)}

@@ -32,9 +32,17 @@ def scaled_errors(rate: float, head: int, prior, samples: int) -> tuple[torch.Te
     """``|error| / (z std)`` in one phantom's support, and the raw coverage there."""
     with tempfile.TemporaryDirectory() as folder:
         path = simulate(
-            "phantom", Path(folder) / "k.h5", acceleration=rate, calib_lines=LINES[rate], coils=(8, 16)[head % 2],
-            snr=(25.0, 50.0)[head // 2 % 2], seed=100 + head, slices=1, matrix=(96, 96), contrast=CONTRASTS[head % 4],
-        )  # fmt: skip
+            "phantom",
+            Path(folder) / "k.h5",
+            acceleration=rate,
+            calib_lines=LINES[rate],
+            coils=(8, 16)[head % 2],
+            snr=(25.0, 50.0)[head // 2 % 2],
+            seed=100 + head,
+            slices=1,
+            matrix=(96, 96),
+            contrast=CONTRASTS[head % 4],
+        )
         inverse = problem(READERS["fastmri"].read(path), 0)
     drawn = sample(PnPDM(), inverse, prior.at(inverse.domain.shape), [(head, k) for k in range(samples)], seed=1)
     s, truth, support = drawn.summary(LEVEL), inverse.meta["reference"] / inverse.meta["scale"], inverse.meta["support"]
@@ -64,13 +72,18 @@ def main() -> None:
     prior = load_prior("brain_mri")
     factors, raw = {}, {}
     for rate in args.rates:
-        errors, covered = zip(*(scaled_errors(rate, head, prior, args.samples) for head in range(args.heads)),
-        strict=True) factors[rate], raw[rate] = round(factor(list(errors)), 3), round(sum(covered) / len(covered), 3)
+        runs = [scaled_errors(rate, head, prior, args.samples) for head in range(args.heads)]
+        factors[rate] = round(factor([errors for errors, _ in runs]), 3)
+        raw[rate] = round(sum(covered for _, covered in runs) / len(runs), 3)
     record = {
-        "prior_sha256": prior.card["sha256"], "method": "pnpdm", "level": LEVEL, "factors": factors,
+        "prior_sha256": prior.card["sha256"],
+        "method": "pnpdm",
+        "level": LEVEL,
+        "factors": factors,
         "protocol": "random phase-encoding lines, 8 or 16 coils, 96 x 96, 8 to 10 calibration lines",
-        "learned_on": f"{args.heads} phantom heads made from equations an acceleration", "raw_coverage": raw,
-    }  # fmt: skip
+        "learned_on": f"{args.heads} phantom heads made from equations an acceleration",
+        "raw_coverage": raw,
+    }
     write_json(args.out, record)
 
 
