@@ -212,8 +212,8 @@ def _draw_spectral(problem: Problem | QuadraticProblem, x: Tensor, rho: float, r
     precision = problem.noise.sigma**-2
     level = s2 * precision + rho**-2
     b = v.adjoint(problem.aty * precision + x * rho**-2)
-    # a unitary V lets white noise be drawn in spectral coordinates; otherwise it must pass through V^H
-    xi = rng.normal_like(b) if v.isometry is not None else v.adjoint(rng.normal_like(x))
+    # V V^H = I, so white noise in spectral coordinates has covariance V diag(1/level) V^H even where they are redundant
+    xi = rng.normal_like(b)
     return v(b / level + xi * level.rsqrt())
 
 
