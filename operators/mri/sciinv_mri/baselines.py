@@ -1,7 +1,8 @@
-"""Classical reconstructions of a prepared slice: zero-filled, SENSE and L1-wavelet, in the units of the sampler's images.
+"""Classical reconstructions of a prepared slice, in the units of the sampler's images.
 
-SENSE (Pruessmann et al. 1999) solves ``min |y - A x|^2 + lam |x|^2``; L1-wavelet (Lustig et al., MRM 58, 1182, 2007) ``min |y - A x|^2 / 2 +
-lam |Psi x|_1`` by sigpy's accelerated proximal gradient. Both see the data as they are, without the map-error weights.
+SENSE (Pruessmann et al. 1999) solves ``min |y - A x|^2 + lam |x|^2``; L1-wavelet (Lustig et al., MRM 58, 1182, 2007)
+``min |y - A x|^2 / 2 + lam |Psi x|_1`` by sigpy's accelerated proximal gradient. Both see the data as they are,
+without the map-error weights.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def l1_wavelet(ready: Prepared, lam: float = 1e-3, max_iter: int = 200) -> Tenso
 def best(
     method: Callable[[Prepared, float], Tensor], ready: Prepared, reference: Tensor, grid: Sequence[float]
 ) -> tuple[Tensor, float, float]:
-    """Image, PSNR and ``lam`` of a method at its best ``lam`` on the grid, judged against the reference: for benchmarks only."""
+    """Image, PSNR and ``lam`` at the ``lam`` of the grid that fits the reference best: for benchmarks only."""
     tried = [(method(ready, lam), lam) for lam in grid]
     scored = [(psnr(image, reference), lam, image) for image, lam in tried]
     value, lam, image = max(scored, key=lambda s: s[0])

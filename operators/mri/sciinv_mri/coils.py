@@ -1,8 +1,8 @@
 """Coil noise and coil compression.
 
-From a noise scan ``eta`` (coil, samples), ``N = eta eta^H / n`` and ``y <- L^-1 y`` with ``N = L L^H`` make the noise white with
-``E|n|^2 = 1`` for a complex sample, that is sigma = 1/sqrt(2) per real part (Pruessmann et al., MRM 46, 638, 2001). Without a noise scan the
-level of every coil is read off samples that hold next to no signal.
+From a noise scan ``eta`` (coil, samples), ``N = eta eta^H / n`` and ``y <- L^-1 y`` with ``N = L L^H`` make the noise
+white with ``E|n|^2 = 1`` for a complex sample, that is sigma = 1/sqrt(2) per real part (Pruessmann et al., MRM 46,
+638, 2001). Without a noise scan the level of every coil is read off samples that hold next to no signal.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def apply(matrix: Tensor, kspace: Tensor) -> Tensor:
 def noise_levels(kspace: Tensor, mask: Tensor) -> Tensor:
     """Noise of each coil, ``sqrt(E|n|^2)`` of a complex sample, from imaging data.
 
-    The median of ``|n|^2`` over samples without signal is ``s^2 ln 2``. Such samples are the outermost measured k-space and, when whole
-    readouts are measured, the outermost sixteenth of the field of view along the readout in the outer half of the measured lines. Both can
-    only err upwards, so the smaller counts.
+    The median of ``|n|^2`` over samples without signal is ``s^2 ln 2``. Such samples are the outermost measured
+    k-space and, when whole readouts are measured, the outermost sixteenth of the field of view along the readout in
+    the outer half of the measured lines. Both can only err upwards, so the smaller counts.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def noise_levels(kspace: Tensor, mask: Tensor) -> Tensor:
     Tensor
         Real ``(coil,)``.
     """
-    coils, rows, columns = kspace.shape
+    rows, columns = kspace.shape[1:]
     full = mask.expand(rows, columns)
     ky, kx = (torch.arange(n, device=kspace.device) - n // 2 for n in (columns, rows))
     radius = torch.hypot(kx[:, None] / rows, ky / columns)[full]
@@ -96,7 +96,8 @@ def _level(samples: Tensor) -> Tensor:
 
 
 def compression(kspace: Tensor, n: int) -> Tensor:
-    """Matrix ``(n, coil)`` onto the ``n`` virtual coils of most energy (Buehrer et al., MRM 57, 1131, 2007), dominant first.
+    """Matrix ``(n, coil)`` onto the ``n`` virtual coils of most energy (Buehrer et al., MRM 57, 1131, 2007), dominant
+    first.
 
     Its rows are orthonormal, so white noise stays white. With ``n`` equal to the number of coils it is a rotation.
     """

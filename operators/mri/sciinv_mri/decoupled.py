@@ -1,9 +1,10 @@
 """Whole-readout undersampling, decoupled along the readout and solved exactly.
 
-When the mask depends on the phase-encoding axis only, an inverse FFT along the readout takes the data to hybrid space (x, ky), where
-``y_c[x] = W[x] F_y (S_c[x] x[x])`` row by row. ``A^H A`` is one ``n x n`` Hermitian block a row,
-``B_x[j, l] = sum_c conj(S_c[x, j]) g_x[j - l] S_c[x, l]``, ``g_x`` the inverse transform of ``W[x]^2``. Its eigendecomposition is the
-full-basis SVD of the operator, so functions of ``A^H A`` and exact Gaussian draws cost two batched products.
+When the mask depends on the phase-encoding axis only, an inverse FFT along the readout takes the data to hybrid space
+(x, ky), where ``y_c[x] = W[x] F_y (S_c[x] x[x])`` row by row. ``A^H A`` is one ``n x n`` Hermitian block a row,
+``B_x[j, l] = sum_c conj(S_c[x, j]) g_x[j - l] S_c[x, l]``, ``g_x`` the inverse transform of ``W[x]^2``. Its
+eigendecomposition is the full-basis SVD of the operator, so functions of ``A^H A`` and exact Gaussian draws cost two
+batched products.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class DecoupledSense(CoilFourier):
     Parameters
     ----------
     maps : complex ``(coil, h, w)`` or ``(sets, coil, h, w)``.
-    weight : real or bool, broadcastable to ``(h, w)`` = (x, ky): zero where not measured, else the whitening weight, free to vary
-        along the readout.
+    weight : real or bool, broadcastable to ``(h, w)`` = (x, ky): zero where not measured, else the whitening weight,
+        free to vary along the readout.
     """
 
     def __init__(self, maps: Tensor, weight: Tensor):
@@ -39,7 +40,7 @@ class DecoupledSense(CoilFourier):
 
     def svd(self) -> SVD:
         """Full-basis decomposition; computed once, in double precision up to 512 unknowns a row."""
-        if self._svd is None:
+        if self._svd is None or self._svd.s.device != self.maps.device:
             double = self.domain.size // self.maps.shape[-2] <= 1024
             b = self.blocks(torch.complex128 if double else None)
             power, vectors = torch.linalg.eigh(b)

@@ -1,9 +1,10 @@
 """ESPIRiT coil maps by exact eigendecomposition, one or more sets (Uecker et al., MRM 71, 990, 2014).
 
-Patches of calibration k-space span a low-dimensional space with projector ``W``. Averaged over all positions, ``W`` is a convolution in
-k-space, so a matrix in every pixel q, ``G(q)[c, d] = |patch|^-1 sum_ab W[(c, a), (d, b)] exp(2 pi i (a - b) q / n)``. It is Hermitian with
-eigenvalues in [0, 1], and coil images ``S(q) x(q)`` are its eigenvectors of eigenvalue one: maps are the leading eigenvectors. Power
-iteration stops short where two eigenvalues are close (aliased field of view); a batched ``eigh`` does not.
+Patches of calibration k-space span a low-dimensional space with projector ``W``. Averaged over all positions, ``W``
+is a convolution in k-space, so a matrix in every pixel q, ``G(q)[c, d] = |patch|^-1 sum_ab W[(c, a), (d, b)] exp(2 pi
+i (a - b) q / n)``. It is Hermitian with eigenvalues in [0, 1], and coil images ``S(q) x(q)`` are its eigenvectors of
+eigenvalue one: maps are the leading eigenvectors. Power iteration stops short where two eigenvalues are close
+(aliased field of view); a batched ``eigh`` does not.
 """
 
 from __future__ import annotations
@@ -127,11 +128,11 @@ def residual_images(maps: Tensor, images: Tensor) -> Tensor:
 
 def map_residual(maps: Tensor, calibration: Tensor) -> float:
     """Relative size of the calibration image that the maps do not explain, ``|(I - S S^+) I| / |I|``."""
-    images = lowres_coil_images(calibration, tuple(maps.shape[-2:]))
+    images = lowres_coil_images(calibration, (maps.shape[-2], maps.shape[-1]))
     return float(residual_images(maps, images).norm() / images.norm())
 
 
 def calibration_spectrum(maps: Tensor, calibration: Tensor) -> Tensor:
     """K-space ``(coil, h, w)`` of the unexplained part of the calibration image: where in k-space the maps err."""
-    images = lowres_coil_images(calibration, tuple(maps.shape[-2:]))
+    images = lowres_coil_images(calibration, (maps.shape[-2], maps.shape[-1]))
     return fftc(residual_images(maps, images), (-2, -1))

@@ -1,8 +1,9 @@
 """Centred orthonormal Fourier transforms, and the modulation that does their shifts for free.
 
-``X[k] = n^-1/2 sum_j x[j] exp(-2 pi i (j - c)(k - c) / n)``, ``c = n // 2``, which is ``fftshift fft ifftshift``. Expanding the product,
-``X[k] = b[k] sum_j (a[j] x[j]) exp(-2 pi i j k / n)`` with ``a[j] = exp(2 pi i c j / n)``, ``b[k] = exp(2 pi i c (k - c) / n)``: both
-factors are +-1 for even n. An operator that multiplies by maps before and by a mask after can hold them there.
+``X[k] = n^-1/2 sum_j x[j] exp(-2 pi i (j - c)(k - c) / n)``, ``c = n // 2``, which is ``fftshift fft ifftshift``.
+Expanding the product, ``X[k] = b[k] sum_j (a[j] x[j]) exp(-2 pi i j k / n)`` with ``a[j] = exp(2 pi i c j / n)``,
+``b[k] = exp(2 pi i c (k - c) / n)``: both factors are +-1 for even n. An operator that multiplies by maps before and
+by a mask after can hold them there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Sampling patterns, the calibration region of an arbitrary one, and retrospective undersampling.
 
-Accelerations are net: places that the scanner could have measured (``KSpace.ky_range``) over places kept, calibration included.
+Accelerations are net: places that the scanner could have measured (``KSpace.ky_range``) over places kept, calibration
+included.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def random_lines(
 ) -> Bools:
     """Variable-density random lines: ``keep`` of ``n``, the central ``calib`` among them.
 
-    Outside the centre a line at relative distance r from it is drawn, without replacement, with weight ``(1 - r)^power + 0.05``.
+    Outside the centre a line at relative distance r from it is drawn, without replacement, with weight ``(1 -
+    r)^power + 0.05``.
     """
     mask, outside = _with_centre(n, calib, window)
     r = np.abs(outside - n // 2) / max(n // 2, 1)
@@ -166,6 +168,7 @@ def _extra(keep: int, calib: int, available: int) -> int:
     if not calib <= keep <= calib + available:
         raise UsageError(
             "the calibration lines alone exceed the lines this acceleration keeps",
-            expected=f"between {calib} and {calib + available} lines", found=str(keep), hint="fewer calibration lines or less acceleration",
+            expected=f"between {calib} and {calib + available} lines", found=str(keep),
+            hint="fewer calibration lines or less acceleration",
         )  # fmt: skip
     return keep - calib

@@ -1,4 +1,4 @@
-"""Image quality of magnitudes: PSNR and SSIM (Wang et al., IEEE TIP 13, 600, 2004) with the settings of the fastMRI evaluation."""
+"""Image quality of magnitudes: PSNR and SSIM (Wang et al., IEEE TIP 13, 600, 2004), as fastMRI sets them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def psnr(image: Tensor, reference: Tensor) -> float:
 
 
 def ssim(image: Tensor, reference: Tensor, window: int = 7) -> float:
-    """Mean structural similarity of ``|image|``: uniform window, sample covariances, range ``max |reference|``, edges left out."""
+    """Mean structural similarity of ``|image|``: uniform window, sample covariances, range ``max |reference|``."""
     x, y = image.abs().double()[None, None], reference.abs().double()[None, None]
     span = float(y.max())
     c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2

@@ -1,10 +1,11 @@
-"""Noise that includes the error of the coil maps, as a standard deviation for every phase-encoding line or k-space radius.
+"""Noise that includes the error of the coil maps, for every phase-encoding line or k-space radius.
 
-The data hold ``F (S x + e)`` with ``e`` what the maps do not explain. Inside the calibration region ``r = F (I - S S^+) I_cal`` shows it, except
-near that region's edge where the cut itself leaves a residual, so its smallest value over the lines is the level ``e0``. Outside, the error falls with the signal:
-``sigma^2(k) = thermal^2 + e0 min(1, P(k) / P(edge of calibration))`` with ``P`` the measured power above noise. Checked on
-real data against the oracle ``F (I - S S^+) I_full``: within a factor of two line by line, within 10 % in total.
-All levels are variances per real part.
+The data hold ``F (S x + e)`` with ``e`` what the maps do not explain. Inside the calibration region ``r = F (I - S
+S^+) I_cal`` shows it, except near that region's edge where the cut itself leaves a residual, so its smallest value
+over the lines is the level ``e0``. Outside, the error falls with the signal: ``sigma^2(k) = thermal^2 + e0 min(1,
+P(k) / P(edge of calibration))`` with ``P`` the measured power above noise. Checked on real data against the oracle
+``F (I - S S^+) I_full``: within a factor of two line by line, within 10 % in total. All levels are variances per real
+part.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ def noise_model(
 
     Parameters
     ----------
-    kind : ``thermal`` ignores the map error, ``scalar`` adds its mean over measured samples, ``spectral`` lets it follow the signal.
+    kind : ``thermal`` ignores the map error, ``scalar`` adds its mean over measured samples, ``spectral`` lets it
+        follow the signal.
     kspace : complex ``(coil, kx, ky)``, zero where not measured.
-    mask : bool ``(kx or 1, ky)``; one row means whole readouts and a model of ky alone, else one of the distance from the centre.
+    mask : bool ``(kx or 1, ky)``; one row means whole readouts and a model of ky alone, else one of the distance from
+        the centre.
     maps : complex ``(sets, coil, h, w)`` on the same grid.
     region : calibration region as slices of (kx, ky).
     thermal : thermal standard deviation per real part of one acquisition.
@@ -63,7 +66,8 @@ def noise_model(
     if not lines:  # discs that the calibration rectangle holds whole, away from its edge
         half = min((s.stop - s.start) // 2 for s in region)
         cal = np.arange(max(1, half))
-    # the projection that leaves the residual also removes sets/coil of the noise; what is left of noise must not count as map error
+    # the projection that leaves the residual also removes sets/coil of the noise; what is left of noise must not
+    # count as map error
     floor = thermal**2 * (1 - maps.shape[0] / maps.shape[1])
     e0 = max(float(np.nanmin(residual[cal])) - floor, 0.0)
     power = np.maximum(_profile(kspace, mask, where) - thermal**2, 1e-3 * thermal**2)
@@ -81,7 +85,7 @@ def noise_model(
 
 
 def _bins(rows: int, columns: int, lines: bool) -> NDArray[Any]:
-    """Bin of every place, ``(1 or rows, columns)``: the line itself, or the rounded distance from the centre in samples."""
+    """Bin of every place, ``(1 or rows, columns)``: the line itself, or the rounded distance from the centre."""
     if lines:
         return np.arange(columns)[None]
     kx, ky = np.arange(rows) - rows // 2, np.arange(columns) - columns // 2

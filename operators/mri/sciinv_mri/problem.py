@@ -1,8 +1,8 @@
 """From k-space of one slice to a whitened `Problem`, using nothing but what an undersampled scan holds.
 
-Steps: noise (whitening) -> coil compression -> readout crop -> ESPIRiT maps -> phase -> noise model with the map error -> scale. The data that the
-sampler sees obey ``y = W F S x + n``, n white with one sigma per real part, ``|x|`` about one at its 99th percentile and ``|x| * scale`` in the file's
-root-sum-of-squares units.
+Steps: noise (whitening) -> coil compression -> readout crop -> ESPIRiT maps -> phase -> noise model with the map
+error -> scale. The data that the sampler sees obey ``y = W F S x + n``, n white with one sigma per real part, ``|x|``
+about one at its 99th percentile and ``|x| * scale`` in the file's root-sum-of-squares units.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from sciinv_mri.io.kspace import KSpace
 from sciinv_mri.sense import Sense
 
 SENSE_STD = 0.1
-"""Standard deviation of the white image prior behind the SENSE image that sets scale and support, in units of the scale."""
+"""Prior standard deviation (in units of the scale) behind the SENSE image that sets scale and support."""
+
+MAP_COILS = 16
+"""Virtual coils that maps are estimated from when the data are compressed further."""
 
 
 @dc.dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Prepared:
         return self.map_error / max(float(signal), 1e-30)
 
     def to_data(self, kspace: Tensor) -> Tensor:
-        """Coil k-space of the file ``(coil, kx, ky)`` in this slice's units: whitened, compressed, cropped along the readout."""
+        """Coil k-space of the file ``(coil, kx, ky)`` whitened, compressed, cropped and scaled like this slice."""
         return _crop_readout(coils.apply(self.matrix.to(kspace.dtype), kspace), self.maps.shape[-2])
 
     def combine(self, kspace: Tensor) -> Tensor:
@@ -120,8 +123,9 @@ def problem(data: KSpace, item: int, options: MRIOptions | None = None) -> Probl
     Returns
     -------
     Problem
-        Unknown: complex image ``(h, w)`` (``(sets, h, w)`` with several map sets). ``meta`` holds what undoes the units (``scale``,
-        ``phase``), the facts of the scan and of the preparation, ``support`` and, where a truth exists, ``reference`` in file units.
+        Unknown: complex image ``(h, w)`` (``(sets, h, w)`` with several map sets). ``meta`` holds what undoes the
+        units (``scale``, ``phase``), the facts of the scan and of the preparation, ``support`` and, where a truth
+        exists, ``reference`` in file units.
     """
     options = options or MRIOptions()
     if not 0 <= item < len(data.kspace):
@@ -163,14 +167,15 @@ def problem(data: KSpace, item: int, options: MRIOptions | None = None) -> Probl
 
 
 def build(ready: Prepared, solver: str = "auto") -> tuple[LinearOperator, Tensor, float]:
-    """Operator, data and sigma of a prepared slice. Weights ``min(sigma) / sigma(k)`` make the noise white; 1-D masks decouple."""
+    """Operator, data and sigma of a prepared slice; weights ``min(sigma) / sigma(k)`` make its noise white."""
     sigma = float(ready.sigma[ready.mask.expand(ready.sigma.shape)].min())
     weight = ready.mask * (sigma / ready.sigma)
     maps = ready.maps if len(ready.maps) > 1 else ready.maps[0]
     lines = ready.mask.shape[0] == 1
     if solver == "decoupled" and not lines:
         raise UsageError(
-            "the readout does not decouple", expected="whole readouts measured or missing (a 1-D mask)", found="a 2-D mask", hint="--set solver=cg"
+            "the readout does not decouple", expected="whole readouts measured or missing (a 1-D mask)", 
+            found="a 2-D mask", hint="--set solver=cg",
         )  # fmt: skip
     small = len(ready.maps) * ready.maps.shape[-1] <= 1024
     if lines and (solver == "decoupled" or (solver == "auto" and small)):
@@ -188,31 +193,35 @@ def prepare(data: KSpace, options: MRIOptions) -> Prepared:
         white, averages = torch.diag(1 / coils.noise_levels(raw, mask)).to(raw.dtype), None
     region = _region(mask, options, data.label)
     k = coils.apply(white, raw)
-    squeeze = coils.compression(k[:, region[0], region[1]], options.coils or len(k))
-    matrix = squeeze @ white
+    # maps come from more virtual coils than the data are compressed to, so that |x| keeps the intensities of the
+    # whole array
+    keep = options.coils or len(k)
+    squeeze = coils.compression(k[:, region[0], region[1]], min(len(k), max(keep, MAP_COILS if options.coils else 0)))
     rows = data.target[0] if mask.shape[0] == 1 else k.shape[1]
     k = _crop_readout(coils.apply(squeeze, k), min(rows, k.shape[1]))
-    calibration = k[:, region[0], region[1]]
     maps = espirit(
-        calibration, (k.shape[1], k.shape[2]), kernel=options.kernel, threshold=options.threshold, sets=options.map_sets,
-        crop=options.crop, soft=options.soft,
+        k[:, region[0], region[1]], (k.shape[1], k.shape[2]), kernel=options.kernel, threshold=options.threshold,
+        sets=options.map_sets, crop=options.crop, soft=options.soft,
     ).maps  # fmt: skip
+    # maps of unit power in the file's own coil units make |x| the root-sum-of-squares image
+    gain = torch.einsum("cv,mvhw->mchw", torch.linalg.pinv(squeeze @ white), maps).norm(dim=1, keepdim=True)
+    typical = float(gain[gain > 0].square().mean().sqrt())
+    matrix, k, maps = (squeeze @ white)[:keep], k[:keep], maps[:, :keep]
+    calibration = k[:, region[0], region[1]]
     maps = maps * phase.reference_phase(maps, calibration)[:, None]
     noise = noise_model.noise_model(options.noise_model, k, mask, maps, region, 0.5**0.5, averages)
     turn = torch.ones_like(maps[:, 0]) if options.phase == "none" else phase.lowres_phase(maps, calibration)
-    # maps of unit power in the file's own coil units make |x| the root-sum-of-squares image
-    gain = torch.einsum("cv,mvhw->mchw", torch.linalg.pinv(matrix), maps).norm(dim=1, keepdim=True)
-    typical = float(gain[gain > 0].square().mean().sqrt())
     maps = maps * turn[:, None] * torch.where(gain > 0, typical / gain.clamp_min(1e-12 * typical), 0)
     first = Prepared(
-        kspace=k, mask=mask, maps=maps, sigma=noise.sigma, thermal=noise.thermal, map_error=noise.map_error, phase=turn, scale=typical,
-        matrix=matrix, sense=k[0], calibration=(calibration.shape[1], calibration.shape[2]), prescan=data.noise is not None,
+        kspace=k, mask=mask, maps=maps, sigma=noise.sigma, thermal=noise.thermal, map_error=noise.map_error, phase=turn,
+        scale=typical, matrix=matrix, sense=k[0], calibration=(calibration.shape[1], calibration.shape[2]),
+        prescan=data.noise is not None,
     )  # fmt: skip
     return _scaled(first, options.solver)
 
 
 def _scaled(ready: Prepared, solver: str) -> Prepared:
-    """The same slice in units where its SENSE image has 99th percentile one; twice, as the regularisation follows the scale."""
+    """The slice in units where its SENSE image has 99th percentile one (twice: regularisation follows the scale)."""
     unit = scale.percentile(ready.combine(ready.kspace))
     for _ in range(2):
         operator, y, sigma = build(ready, solver)
@@ -221,8 +230,8 @@ def _scaled(ready: Prepared, solver: str) -> Prepared:
         if not unit > 0:
             raise InputError("the slice holds no signal", expected="a non-zero image", found="0")
     return dc.replace(
-        ready, kspace=ready.kspace / unit, sigma=ready.sigma / unit, thermal=ready.thermal / unit, map_error=ready.map_error / unit,
-        scale=ready.scale * unit, matrix=ready.matrix / unit, sense=sense / unit,
+        ready, kspace=ready.kspace / unit, sigma=ready.sigma / unit, thermal=ready.thermal / unit,
+        map_error=ready.map_error / unit, scale=ready.scale * unit, matrix=ready.matrix / unit, sense=sense / unit,
     )  # fmt: skip
 
 
@@ -262,8 +271,8 @@ def _warnings(ready: Prepared, options: MRIOptions) -> list[str]:
     share = ready.residual
     if share > 0.1:
         notes.append(
-            f"coil maps explain the calibration data only to {100 * share:.0f} %: the object may exceed the field of view "
-            "(try --set map_sets=2), or there is motion or too little calibration data"
+            f"coil maps leave {100 * share:.0f} % of the calibration data unexplained: the object may exceed the field "
+            "of view (try --set map_sets=2), or there is motion or too little calibration data"
         )
     if min(ready.calibration) < 8:
         notes.append(f"only {min(ready.calibration)} calibration lines: coil maps are uncertain")

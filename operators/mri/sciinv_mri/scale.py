@@ -1,7 +1,7 @@
 """The unit of the image and where the object is, both from undersampled data.
 
-A prior knows images whose 99th percentile is about one. The fully sampled percentile is not available to a user; that of a lightly
-regularised SENSE image is within 10 % of it, nearer than the zero-filled image's.
+A prior knows images whose 99th percentile is about one. The fully sampled percentile is not available to a user; that
+of a lightly regularised SENSE image is within 10 % of it, nearer than the zero-filled image's.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def percentile(image: Tensor, q: float = 0.99) -> float:
     return float(np.quantile(magnitude.cpu().numpy(), q))
 
 
-def support(image: Tensor, level: float = 0.08) -> Tensor:
-    """Where the object is: bool ``(h, w)``, the largest connected region above ``level`` of the 99th percentile, holes filled."""
+def support(image: Tensor, level: float = 0.12) -> Tensor:
+    """Where the object is, bool ``(h, w)``: the largest region above ``level`` of the 99th percentile, filled."""
     magnitude: NDArray[np.float32] = (
         (image.abs() if image.ndim == 2 else image.abs().square().sum(0).sqrt()).cpu().numpy()
     )

@@ -1,8 +1,9 @@
-"""Multi-coil Cartesian MRI ``y_c = W F (sum_m S_{m,c} x_m)``: maps, centred orthonormal Fourier transform, weighted mask.
+"""Multi-coil Cartesian MRI ``y_c = W F (sum_m S_{m,c} x_m)``: maps, centred Fourier transform, weighted mask.
 
-Pruessmann et al., SENSE (MRM 42, 952, 1999); several map sets after Uecker et al., ESPIRiT (MRM 71, 990, 2014). ``W`` is zero where
-nothing was measured and a whitening weight elsewhere. The shifts of the centred transform are modulations (`sciinv_mri.fft`): those of
-image space live in the maps, those of k-space in ``W``, so a call is one product, one plain FFT and one product.
+Pruessmann et al., SENSE (MRM 42, 952, 1999); several map sets after Uecker et al., ESPIRiT (MRM 71, 990, 2014). ``W``
+is zero where nothing was measured and a whitening weight elsewhere. The shifts of the centred transform are
+modulations (`sciinv_mri.fft`): those of image space live in the maps, those of k-space in ``W``, so a call is one
+product, one plain FFT and one product.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class CoilFourier(LinearOperator):
 
     Parameters
     ----------
-    maps : complex ``(coil, h, w)``, or ``(sets, coil, h, w)`` for several map sets; the domain is then ``(sets, h, w)``.
+    maps : complex ``(coil, h, w)``, or ``(sets, coil, h, w)`` for several map sets; the domain is then ``(sets, h,
+        w)``.
     weight : real or bool, broadcastable to ``(h, w)``: zero where nothing is measured, else the whitening weight.
     dims : axes that are transformed.
     """
@@ -76,7 +78,7 @@ class CoilFourier(LinearOperator):
         return torch.stack([(z * s).sum(-3) for s in self.maps_conj], -3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``W F S x`` of images ``(*batch, [sets,] h, w)``, shape ``(*batch, coil, h, w)``; exactly zero where not measured."""
+        """``W F S x`` ``(*batch, coil, h, w)`` of images ``(*batch, [sets,] h, w)``; zero where not measured."""
         return self._weigh(torch.fft.fftn(self._coils(x), dim=self.dims, norm="ortho"))
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ class Sense(CoilFourier):
 
 
 def check_maps(maps: Tensor, weight: Tensor) -> None:
-    """Refuse maps that are not complex ``([sets,] coil, h, w)`` or a weight that does not broadcast onto their k-space."""
+    """Refuse maps that are not complex ``([sets,] coil, h, w)`` and weights that do not fit them."""
     if maps.ndim not in (3, 4) or not maps.is_complex():
         raise MismatchError(
             "coil maps", expected="complex ([sets,] coil, h, w)", found=f"{tuple(maps.shape)} {maps.dtype}"
