@@ -26,7 +26,7 @@ from sciinv.priors.unet import UNet
 ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet}
 """What a checkpoint may ask for."""
 
-EMBEDDED = {"brain_mri": "cfd9698f217726f78ed704f2bc4bcabaed16064409d07ea9f68c71ea7e6676be"}
+EMBEDDED = {"brain_mri": "2f57f6663621774fdd428be858d7fa8d450f624fd9e398b08b60fa8ac6ae5858"}
 """Priors that come with the package, and the SHA-256 of their files."""
 
 NOTE_KEY, NOTE_LIMIT, FILE_LIMIT = "sciinv", 64 << 10, 1 << 30
