@@ -31,6 +31,7 @@ def espirit(
     *,
     kernel: int = 4,
     threshold: float = 0.005,
+    noise: float = 0.0,
     sets: int = 1,
     crop: float = 0.0,
     soft: bool = False,
@@ -44,6 +45,7 @@ def espirit(
     shape : image size (h, w).
     kernel : patch edge, clipped to the calibration size.
     threshold : singular values of the patch matrix below this share of the largest are noise.
+    noise : root mean square ``|n|`` of the calibration's noise: singular values that white noise alone reaches are noise.
     sets : number of map sets.
     crop : eigenvalue below which a pixel's map is zero (no signal that the maps explain).
     soft : fade from 0 at ``crop`` to 1 at ``(1 + crop) / 2`` instead of a hard edge.
@@ -63,7 +65,7 @@ def espirit(
     if not 1 <= sets <= coils:
         raise InputError("number of map sets", expected=f"1 to {coils} (the number of coils)", found=str(sets))
     kx, ky = min(kernel, size[0]), min(kernel, size[1])
-    lags = _lag_kernel(signal_space(calibration, kx, ky, threshold), coils, kx, ky)
+    lags = _lag_kernel(signal_space(calibration, kx, ky, threshold, noise), coils, kx, ky)
     ex, ey = (_phases(n, k).to(calibration) for n, k in zip(shape, (kx, ky), strict=True))
     partial = torch.einsum("wq,cdpq->wcdp", ey, lags.to(calibration)).contiguous()
     maps = calibration.new_empty((shape[0], shape[1], coils, sets))
@@ -78,13 +80,15 @@ def espirit(
     return CoilMaps(maps.permute(3, 2, 0, 1) * weight[:, None], values)
 
 
-def signal_space(calibration: Tensor, kx: int, ky: int, threshold: float) -> Tensor:
+def signal_space(calibration: Tensor, kx: int, ky: int, threshold: float, noise: float = 0.0) -> Tensor:
     """Orthonormal basis ``(coil * kx * ky, rank)`` of the calibration patches' signal space, complex128."""
     coils = calibration.shape[0]
     patches = calibration.to(torch.complex128).unfold(1, kx, 1).unfold(2, ky, 1)
     patches = patches.permute(0, 3, 4, 1, 2).reshape(coils * kx * ky, -1)
     power, basis = torch.linalg.eigh(patches @ patches.mH)
-    return basis[:, power > threshold**2 * power[-1]]
+    # the largest singular value of a rows x columns matrix of white noise (Marchenko and Pastur 1967)
+    edge = noise * (patches.shape[0] ** 0.5 + patches.shape[1] ** 0.5)
+    return basis[:, power > max(threshold**2 * float(power[-1]), edge**2)]
 
 
 def _lag_kernel(basis: Tensor, coils: int, kx: int, ky: int) -> Tensor:

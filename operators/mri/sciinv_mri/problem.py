@@ -201,7 +201,7 @@ def prepare(data: KSpace, options: MRIOptions) -> Prepared:
     k = _crop_readout(coils.apply(squeeze, k), min(rows, k.shape[1]))
     maps = espirit(
         k[:, region[0], region[1]], (k.shape[1], k.shape[2]), kernel=options.kernel, threshold=options.threshold,
-        sets=options.map_sets, crop=options.crop, soft=options.soft,
+        noise=1.0, sets=options.map_sets, crop=options.crop, soft=options.soft,
     ).maps  # fmt: skip
     # maps of unit power in the file's own coil units make |x| the root-sum-of-squares image
     gain = torch.einsum("cv,mvhw->mchw", torch.linalg.pinv(squeeze @ white), maps).norm(dim=1, keepdim=True)
