@@ -1,19 +1,10 @@
-"""Files made to lie, link, explode or run code: each is refused in one sentence, quickly, and nothing else is read.
-
-Mutations are deterministic. A mutated file may still be readable (most bytes are samples); what may not happen is any
-exception other than `SciinvError`, or more than 5 s of CPU time.
-"""
+"""XML, YAML, NumPy and NIfTI files made to lie, explode or run code, and impossible physics: each is refused."""
 
 import gzip
 import io as stdio
 import os
 import pickle
-import resource
 import struct
-import subprocess
-import sys
-import time
-import tracemalloc
 import zlib
 from itertools import pairwise
 
@@ -22,307 +13,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from mri_files import coil_images, fft2, make_ismrmrd
+from hostile import refused
+from mri_files import coil_images, fft2
 from sciinv_mri import io
 
-from sciinv.errors import InputError, SciinvError
+from sciinv.errors import InputError
 from sciinv.io.limits import check_claim
-from sciinv.io.safe_hdf5 import Hdf5File
 from sciinv.io.safe_npy import read_npy
 from sciinv.io.safe_xml import parse_xml
 from sciinv.io.safe_yaml import load_yaml, parse_yaml
-
-SECRET = b"top secret bytes of another file" * 64
 
 
 @pytest.fixture
 def kspace():
     return fft2(coil_images(1, 2, 16, 12)).astype(np.complex64)
-
-
-def refused(action, *parts: str) -> str:
-    """The action raises an InputError that names the file and allocates little; returns the message."""
-    tracemalloc.start()
-    start = time.process_time()
-    try:
-        with pytest.raises(InputError) as caught:
-            action()
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    message = str(caught.value)
-    assert caught.value.exit_code == 3 and caught.value.where and "\n" not in message
-    for part in parts:
-        assert part in message, message
-    assert peak < 64 << 20 and time.process_time() - start < 5
-    return message
-
-
-# ---------------------------------------------------------------- mutations
-
-
-def originals(folder):
-    kspace = fft2(coil_images(1, 2, 16, 12)).astype(np.complex64)
-    np.save(folder / "k.npy", kspace)
-    mask = np.arange(12) % 2 == 0
-    reference = np.abs(coil_images(1, 1, 16, 12)[:, 0])
-    io.write_fastmri(folder / "fast.h5", kspace * mask, mask=mask, reference=reference, size=(8, 12))
-    with h5py.File(folder / "packed.h5", "w") as file:
-        file.create_dataset(
-            "kspace", data=kspace, chunks=(1, 1, 16, 12), compression="gzip", shuffle=True, fletcher32=True
-        )
-    make_ismrmrd(folder / "raw.h5", kspace, noise=np.ones((2, 64), np.complex64), recon=(8, 12))
-    with h5py.File(folder / "m.mat", "w", userblock_size=512) as file:
-        file["raw"] = (
-            np.stack([kspace.real, kspace.imag], -1).astype("f8").view([("real", "f8"), ("imag", "f8")])[..., 0]
-        )
-    with open(folder / "m.mat", "r+b") as file:
-        file.write(b"MATLAB 7.3 MAT-file".ljust(128))
-    volume = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
-    nib.save(nib.Nifti1Image(volume, np.diag([1.0, 2, 3, 1])), folder / "v.nii")
-    nib.save(nib.Nifti2Image(volume, np.diag([1.0, 2, 3, 1])), folder / "w.nii")
-    nib.save(nib.Nifti1Image(volume, np.diag([1.0, 2, 3, 1])), folder / "v.nii.gz")
-    (folder / "c.yaml").write_text("sampler: pnpdm\nsteps: 20\nlist: [1, 2.5, {a: b}]\nanchor: &a [1, 2]\nagain: *a\n")
-
-
-def mutated(data: bytes, index: int) -> bytes:
-    rng = np.random.default_rng([20240, index])
-    raw = bytearray(data)
-    kind = index % 5
-    head = min(len(raw), 600 if index % 2 else len(raw))  # half of the damage goes to the header
-    if kind == 0:  # a few bytes changed
-        for place in rng.integers(0, head, rng.integers(1, 9)):
-            raw[place] = int(rng.integers(0, 256))
-    elif kind == 1:  # cut short
-        raw = raw[: int(rng.integers(1, len(raw)))]
-    elif kind == 2:  # a number replaced by an extreme one
-        place = int(rng.integers(0, max(1, head - 8)))
-        word = [
-            b"\xff" * 8,
-            b"\x00" * 8,
-            struct.pack("<q", 2**62),
-            struct.pack("<i", -1) * 2,
-            struct.pack("<d", float("nan")),
-        ]
-        raw[place : place + 8] = word[rng.integers(0, len(word))]
-    elif kind == 3:  # a piece moved over another
-        size = int(rng.integers(1, 65))
-        a, b = (int(place) for place in rng.integers(0, max(1, len(raw) - size), 2))
-        raw[a : a + size] = raw[b : b + size]
-    else:  # one bit
-        place = int(rng.integers(0, head))
-        raw[place] ^= 1 << int(rng.integers(0, 8))
-    return bytes(raw)
-
-
-FORMATS = {
-    "fast.h5": "fastmri", "packed.h5": "fastmri", "raw.h5": "ismrmrd", "m.mat": "mat73", "k.npy": "npy",
-    "v.nii": "nifti", "w.nii": "nifti", "v.nii.gz": "nifti", "c.yaml": "yaml",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_two_hundred_mutations_raise_nothing_but_our_errors(tmp_path, name):
-    originals(tmp_path)
-    original = (tmp_path / name).read_bytes()
-    target = tmp_path / f"mutated-{name}"
-    target.write_bytes(original)
-    read = load_yaml if FORMATS[name] == "yaml" else io.READERS[FORMATS[name]].read
-    read(target)
-    bad, errors, slowest = [], 0, 0.0
-    for index in range(200):
-        target.write_bytes(mutated(original, index))
-        start = time.process_time()
-        try:
-            if FORMATS[name] != "yaml":
-                io.validate(target, format=FORMATS[name])
-                if index % 8 == 0:
-                    assert all(isinstance(reader.sniff(target), bool) for reader in io.READERS.values())
-            result = read(target)
-            if hasattr(result, "info"):
-                result.info()
-        except SciinvError as error:
-            errors += 1
-            assert error.exit_code in (2, 3) and "\n" not in str(error)
-        except Exception as error:
-            bad.append((index, repr(error)))
-        slowest = max(slowest, time.process_time() - start)
-    assert not bad
-    assert errors > 30, "the mutations are too mild to test anything"
-    assert slowest < 5
-
-
-# ---------------------------------------------------------------- HDF5
-
-
-@pytest.fixture
-def secret(tmp_path):
-    (tmp_path / "secret.bin").write_bytes(SECRET)
-    with h5py.File(tmp_path / "other.h5", "w") as file:
-        file["kspace"] = np.ones((1, 2, 16, 12), np.complex64)
-        file["group/kspace"] = np.ones((1, 2, 16, 12), np.complex64)
-    return tmp_path
-
-
-def test_hdf5_external_storage_is_refused(secret):
-    with h5py.File(secret / "a.h5", "w") as file:
-        place = [(str(secret / "secret.bin"), 0, 64 * 8)]
-        file.create_dataset("kspace", (1, 2, 4, 8), np.complex64, external=place)
-    refused(lambda: io.read(secret / "a.h5"), "external storage", "a.h5:/kspace")
-
-
-@pytest.mark.parametrize("link", ["external", "soft-then-external", "middle", "virtual"])
-def test_hdf5_links_out_of_the_file_are_refused(secret, link):
-    path = secret / "a.h5"
-    with h5py.File(path, "w") as file:
-        if link == "external":
-            file["kspace"] = h5py.ExternalLink("other.h5", "/kspace")
-        elif link == "soft-then-external":
-            file["kspace"] = h5py.SoftLink("/inner")
-            file["inner"] = h5py.ExternalLink("other.h5", "/kspace")
-        elif link == "middle":
-            file["door"] = h5py.ExternalLink("other.h5", "/group")
-            file["kspace"] = h5py.SoftLink("/door/kspace")
-        else:
-            layout = h5py.VirtualLayout((1, 2, 16, 12), np.complex64)
-            layout[...] = h5py.VirtualSource(str(secret / "other.h5"), "kspace", (1, 2, 16, 12))
-            file.create_virtual_dataset("kspace", layout)
-    refused(lambda: io.read(path), "virtual" if link == "virtual" else "link into another file")
-    refused(lambda: io.READERS["fastmri"].read(path))
-    assert io.validate(path, format="fastmri")
-
-
-def test_hdf5_soft_links_inside_the_file_work_and_circles_do_not(tmp_path, kspace):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["data/real"] = kspace
-        file["alias"] = h5py.SoftLink("data")
-        file["kspace"] = h5py.SoftLink("/alias/real")
-        file["loop"] = h5py.SoftLink("/pool")
-        file["pool"] = h5py.SoftLink("/loop")
-        file["dangling"] = h5py.SoftLink("/nowhere")
-    np.testing.assert_array_equal(io.read(tmp_path / "a.h5").kspace, kspace)
-    with Hdf5File(tmp_path / "a.h5") as file:
-        refused(lambda: file.find("/loop"), "circle")
-        assert file.find("/dangling") is None and file.find("/data/real/deeper") is None
-        assert file.find("/data/real") is not None
-
-
-def test_hdf5_lying_shape_is_refused_before_it_is_allocated(tmp_path):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file.create_dataset("kspace", (100, 100, 1000, 1000), np.complex64, chunks=(1, 1, 100, 100))
-    assert (tmp_path / "a.h5").stat().st_size < 10_000
-    refused(lambda: io.read(tmp_path / "a.h5"), "more memory than allowed", "--max-bytes")
-    refused(lambda: io.read(tmp_path / "a.h5", max_bytes=10**13), "more data than the file stores")
-
-
-def test_hdf5_compression_bomb_and_giant_chunk_are_refused(tmp_path):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        zeros = np.zeros((1, 8, 1024, 1024), np.complex64)
-        file.create_dataset("kspace", data=zeros, chunks=(1, 1, 1024, 1024), compression="gzip")
-    refused(lambda: io.read(tmp_path / "a.h5", max_bytes=32 << 20), "more memory")
-    with h5py.File(tmp_path / "b.h5", "w") as file:
-        shape, most = (1, 1, 8, 8), (None, None, None, None)
-        file.create_dataset("kspace", shape, np.complex64, maxshape=most, chunks=(64, 64, 64, 64), compression="gzip")
-    refused(lambda: io.read(tmp_path / "b.h5"), "chunk")
-
-
-def test_hdf5_unknown_filter_is_refused_and_no_plugin_loads(tmp_path):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        plist.set_chunk((1, 1, 8, 8))
-        plist.set_filter(32015, h5py.h5z.FLAG_OPTIONAL, (3,))
-        space = h5py.h5s.create_simple((1, 1, 8, 8))
-        h5py.h5d.create(file.id, b"kspace", h5py.h5t.py_create(np.dtype(np.complex64)), space, plist)
-    refused(lambda: io.read(tmp_path / "a.h5"), "filter 32015")
-    script = "import sciinv.io.safe_hdf5, os; print(os.environ['HDF5_PLUGIN_PRELOAD'])"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60).stdout == "::\n"
-
-
-def test_hdf5_text_bombs_are_refused(tmp_path, kspace):
-    for name, value in [("vlen", "x" * (17 << 20)), ("fixed", np.bytes_(b"x" * (17 << 20)))]:
-        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
-            file["kspace"], file["ismrmrd_header"] = kspace, value
-        with pytest.raises(InputError, match="one string"):
-            io.read(tmp_path / f"{name}.h5")
-    with h5py.File(tmp_path / "bytes.h5", "w") as file:
-        file["kspace"], file["ismrmrd_header"] = kspace, np.bytes_(b"\xff\xfe\x00bad")
-    refused(lambda: io.read(tmp_path / "bytes.h5"))
-
-
-def test_ismrmrd_records_that_claim_too_much_are_refused(tmp_path, kspace):
-    path = make_ismrmrd(tmp_path / "a.h5", kspace)
-    with h5py.File(path, "r+") as file:
-        data = file["dataset/data"][()]
-        data["head"]["number_of_samples"] = 65535
-        data["head"]["active_channels"] = 65535
-        file["dataset/data"][...] = data
-    refused(lambda: io.read(path), "a.h5")
-    data["head"]["number_of_samples"], data["head"]["active_channels"] = 17, 2
-    with h5py.File(path, "r+") as file:
-        file["dataset/data"][...] = data
-    refused(lambda: io.read(path), "does not hold what its header says", "record")
-    path = make_ismrmrd(tmp_path / "b.h5", kspace)
-    with h5py.File(path, "r+") as file:
-        xml = file["dataset/xml"][0]
-        file["dataset/xml"][0] = xml.replace(b"<mrd:x>16</mrd:x>", b"<mrd:x>16000</mrd:x>").replace(
-            b"<mrd:y>12<", b"<mrd:y>16000<"
-        )
-    refused(lambda: io.read(path), "far more data")
-
-
-@pytest.mark.parametrize("what", ["header", "attribute", "xml", "trajectory", "samples"])
-def test_hdf5_variable_lengths_that_lie_cost_nothing(tmp_path, kspace, what):
-    """The library would allocate and clear 4 or 16 GB for each of these before it looks whether the data exist."""
-    path = tmp_path / "a.h5"
-    if what in ("header", "attribute"):
-        with h5py.File(path, "w") as file:
-            file["kspace"], file["ismrmrd_header"] = kspace, "<ismrmrdHeader>" + " " * 4000
-            file.attrs["acquisition"] = "AXT2"
-        length = {"header": 4015, "attribute": 4}[what]
-    else:
-        make_ismrmrd(path, kspace, noise=np.ones((2, 50), np.complex64))
-        with h5py.File(path) as file:
-            length = {"xml": len(file["dataset/xml"][0]), "trajectory": 0, "samples": 2 * 2 * 50}[what]
-    raw = bytearray(path.read_bytes())
-    places = [
-        at
-        for at in range(len(raw) - 16)
-        if struct.unpack_from("<I", raw, at)[0] == length and points_at_heap(raw, at, what)
-    ]
-    assert places
-    raw[places[0] : places[0] + 4] = b"\xff\xff\xff\xff"
-    path.write_bytes(raw)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if what in ("header", "xml", "samples"):
-        refused(lambda: io.read(path), "a.h5")
-    elif what == "attribute":
-        with Hdf5File(path) as file:
-            assert file.attribute("/", "acquisition") is None
-    else:
-        np.testing.assert_allclose(
-            io.read(path).kspace, kspace, atol=1e-6
-        )  # the trajectory of a Cartesian scan is not read
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
-
-
-def points_at_heap(raw: bytes, at: int, what: str) -> bool:
-    address, index = struct.unpack_from("<QI", raw, at + 4)
-    if what == "trajectory":  # an empty value in a record: the samples' reference follows it
-        return not address and not index and points_at_heap(raw, at + 16, "")
-    return 0 < address < len(raw) and raw[address : address + 4] == b"GCOL" and 0 < index < 1000
-
-
-def test_text_attributes_are_found_without_the_library(tmp_path, kspace):
-    for libver in ("earliest", "latest"):
-        with h5py.File(tmp_path / "a.h5", "w", libver=libver) as file:
-            file["kspace"] = kspace
-            file.attrs["max"], file.attrs["norm"] = 1.0, 2.0
-            file.attrs["acquisition"] = "AXT2"
-            for number in range(12):  # enough for the dense storage of new files
-                file.attrs[f"x{number}"] = f"value {number}"
-        with Hdf5File(tmp_path / "a.h5") as file:
-            assert file.attribute("/", "acquisition") == "AXT2" and file.attribute("/", "x7") == "value 7"
-            assert file.attribute("/", "max") == 1.0 and file.attribute("/", "nothing") is None
 
 
 # ---------------------------------------------------------------- XML, YAML
@@ -347,7 +51,9 @@ XML_BAD = {
 def test_xml_bombs_are_refused(tmp_path, kspace, case):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["kspace"], file["ismrmrd_header"] = kspace, np.bytes_(XML_BAD[case].encode() or b"\0")
-    refused(lambda: io.read(tmp_path / "a.h5"), "a.h5:/ismrmrd_header")
+    told = {"deep": "nested too deeply", "cut": "malformed", "empty": "malformed", "other": "no ISMRMRD header"}
+    told |= {"no-encoding": "no encoding", "sizes": "matrix size"}
+    refused(lambda: io.read(tmp_path / "a.h5"), "a.h5:/ismrmrd_header", told.get(case, "declares a document type"))
 
 
 def test_xml_comments_and_namespaces_are_fine():

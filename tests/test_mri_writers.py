@@ -165,6 +165,9 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
         temporary.write_text("half")
         raise RuntimeError
     assert json.loads(target.read_text()) == {"version": 1} and os.listdir(tmp_path) == ["a.json"]
+    with open(target) as reader:  # whoever has the old file open keeps reading the old file
+        write_json(target, {"version": 2})
+        assert json.load(reader) == {"version": 1} and json.loads(target.read_text()) == {"version": 2}
     script = (
         "import os, sys, h5py; from sciinv.io.atomic import atomic_path\n"
         "with atomic_path(sys.argv[1]) as t, h5py.File(t, 'w') as f:\n"

@@ -148,12 +148,36 @@ class Hdf5File:
                     path, "one chunk is far larger than the dataset", f"at most {4 * nbytes:,} bytes", f"{chunk:,}"
                 )
 
+    def _check_chunks(self, dataset: h5py.Dataset, path: str) -> None:
+        """Check the index of chunks: HDF5 2.0 reads out of bounds when a chunk is shorter than its own checksum."""
+        if dataset.chunks is None:
+            return
+        size, full = self.path.stat().st_size, math.prod(dataset.chunks) * dataset.dtype.itemsize
+        packed = dataset.id.get_create_plist().get_nfilters() > 0
+        low, high = (8, full + full // 64 + 1024) if packed else (full, full)
+        bad: list[Any] = []
+
+        def look(info: Any) -> None:
+            if not low <= info.size <= high or info.byte_offset is None or info.byte_offset + info.size > size:
+                bad.append(info)
+
+        dataset.id.chunk_iter(look)
+        if bad:
+            raise self._refuse(
+                path, "the index of chunks is damaged", f"{low:,} to {high:,} bytes inside the file", str(bad[0].size)
+            )
+
     def array(self, path: str, selection: Any = ()) -> NDArray[Any]:
         """Read a numeric dataset, or a part of it, as a NumPy array."""
         dataset = self.dataset(path)
         if dataset.dtype.hasobject:
             raise self._refuse(path, "the dataset holds variable-length values", "numbers", str(dataset.dtype))
         with reading(self.path, "HDF5"):
+            if not sound_type(dataset.dtype, dataset.id.get_type()):
+                raise self._refuse(
+                    path, "the numbers are of no standard type", "integers, floats, complex", str(dataset.dtype)[:80]
+                )
+            self._check_chunks(dataset, path)
             return np.asarray(dataset[selection])
 
     def text(self, path: str, limit: int = MAX_TEXT) -> str:
@@ -163,6 +187,9 @@ class Hdf5File:
             raise self._no_text(path, limit)
         with reading(self.path, "HDF5"):
             if dataset.dtype.kind == "S":
+                if not sound_type(dataset.dtype, dataset.id.get_type()):
+                    raise self._no_text(path, limit)
+                self._check_chunks(dataset, path)
                 raw = bytes(dataset[()] if dataset.shape == () else dataset[(0,) * dataset.ndim])
             else:
                 length, address, index = struct.unpack("<IQI", self.heap.elements(dataset, path)[0].tobytes())
@@ -194,6 +221,8 @@ class Hdf5File:
                 return None
             if identity.dtype.hasobject:
                 return self.heap.text_attribute(name) if identity.shape == () else None
+            if not sound_type(identity.dtype, identity.get_type()):
+                return None
             value = node.attrs[name]
         except Exception:  # an attribute is never essential: a broken one counts as absent
             return None
@@ -229,6 +258,34 @@ class Hdf5File:
     def _refuse(self, path: str, what: str, expected: str = "", found: str = "", hint: str = "") -> InputError:
         hint = hint or "copy the file again from its source, and do not trust this one"
         return InputError(what, where=f"{self.path.name}:{path[:200]}", expected=expected, found=found, hint=hint)
+
+
+def sound_type(dtype: np.dtype[Any], stored: Any) -> bool:
+    """Say whether NumPy's reading of a stored type has the stored size and layout, all the way down.
+
+    A float with a bent exponent is mapped to a long double; in a compound it then overlaps its neighbour, and h5py
+    writes past the end of its buffer.
+    """
+    if dtype.names:
+        if not isinstance(stored, h5py.h5t.TypeCompoundID) or stored.get_nmembers() != len(dtype.names):
+            return False
+        end = 0
+        for index, name in enumerate(dtype.names):
+            field, offset = dtype.fields[name][:2]  # type: ignore[index]
+            if offset != stored.get_member_offset(index) or offset < end:
+                return False
+            if not sound_type(field, stored.get_member_type(index)):
+                return False
+            end = offset + field.itemsize
+        return bool(end <= dtype.itemsize)
+    sizes = {"c": (8, 16)}.get(dtype.kind, (1, 2, 4, 8))
+    if dtype.kind == "c" and isinstance(stored, h5py.h5t.TypeCompoundID):
+        half, members = dtype.itemsize // 2, range(stored.get_nmembers())
+        parts = [(stored.get_member_offset(i), stored.get_member_type(i).get_size()) for i in members]
+        return dtype.itemsize in sizes and parts == [(0, half), (half, half)]
+    if dtype.kind in "biufc":
+        return dtype.itemsize in sizes and stored.get_size() == dtype.itemsize
+    return dtype.kind == "S" and stored.get_size() == dtype.itemsize
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:

@@ -61,8 +61,13 @@ def read_fastmri(
     InputError
         The file breaks the specification, holds unusable numbers, or is hostile.
     """
-    path, notes = Path(path), list[str]()
-    with reading(path, "fastMRI HDF5"), Hdf5File(path, max_bytes=max_bytes) as file:
+    with reading(path, "fastMRI HDF5"):
+        return _read(Path(path), max_bytes, keep_oversampling)
+
+
+def _read(path: Path, max_bytes: int | None, keep_oversampling: bool) -> KSpace:
+    notes: list[str] = []
+    with Hdf5File(path, max_bytes=max_bytes) as file:
         spec = load_spec(SPEC)
         view = file.view(field.path for field in spec.fields)
         check_spec(view, spec, where=path.name)

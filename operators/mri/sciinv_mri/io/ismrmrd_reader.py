@@ -100,9 +100,16 @@ def read_ismrmrd(
     InputError
         Non-Cartesian, echo-planar or 3-D encoding; records that contradict the header; hostile files.
     """
-    path, notes = Path(path), list[str]()
     wanted = {"contrast": contrast, "phase": phase, "repetition": repetition, "set": set}
-    with reading(path, "ISMRMRD HDF5"), Hdf5File(path, max_bytes=max_bytes) as file:
+    with reading(path, "ISMRMRD HDF5"):
+        return _read(Path(path), max_bytes, encoding, wanted, keep_oversampling)
+
+
+def _read(
+    path: Path, max_bytes: int | None, encoding: int, wanted: dict[str, int | None], keep_oversampling: bool
+) -> KSpace:
+    notes: list[str] = []
+    with Hdf5File(path, max_bytes=max_bytes) as file:
         group = _group(file) or "dataset"
         check_spec(_view(file, group), load_spec(SPEC), where=path.name)
         header = parse_header(file.text(f"/{group}/xml"), where=f"{path.name}:/{group}/xml")
