@@ -22,7 +22,7 @@ def card(steps: int, minutes: float, held_out: dict[str, float], coverage: dict[
         data="Synthetic only: oblique slices of the MNI152 2009a template (nilearn) and the Colin27 head, elastically "
         "deformed, with random tissue contrasts (T1-, T2-, PD-, FLAIR-like and free), redrawn cortical folds, drawn "
         "skull and scalp, vessels, receive shading, smooth phase, chemical shift, finite resolution. No measured "
-        "k-space was used.",
+        "k-space was used for training; the real 16-coil test slice was looked at while the generator was designed.",
         licence="MIT (weights). MNI152: copyright 1993-2009 Louis Collins, McConnell Brain Imaging Centre, Montreal "
         "Neurological Institute, McGill University; Colin27: same holder; both free to use, copy, modify and "
         "distribute with this notice, without warranty.",

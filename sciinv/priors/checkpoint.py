@@ -26,7 +26,7 @@ from sciinv.priors.unet import UNet
 ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet}
 """What a checkpoint may ask for."""
 
-EMBEDDED = {"brain_mri": "2f57f6663621774fdd428be858d7fa8d450f624fd9e398b08b60fa8ac6ae5858"}
+EMBEDDED = {"brain_mri": "d73f67cff42ebe398e642d66d2a103b9844e23f13618595f0014de71f9d4fe98"}
 """Priors that come with the package, and the SHA-256 of their files."""
 
 NOTE_KEY, NOTE_LIMIT, FILE_LIMIT = "sciinv", 64 << 10, 1 << 30
