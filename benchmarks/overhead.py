@@ -26,7 +26,7 @@ from sciinv.prior import Prior
 from sciinv.problem import Problem
 from sciinv.samplers import DPS, MMPS, Sampler, sample
 
-N, STEPS, SIGMA, REPEATS = 64, 60, 0.05, 9
+N, STEPS, SIGMA, REPEATS = 64, 30, 0.05, 9
 SIGMA_MIN, SIGMA_MAX = 0.02, 20.0
 Run = Callable[[], Any]
 

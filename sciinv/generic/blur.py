@@ -57,13 +57,21 @@ class Blur(LinearOperator):
         return torch.view_as_complex(self.response)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.spectrum.adjoint(self.transfer * self.spectrum(x))
+        return self._filter(self.transfer, x)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.spectrum.adjoint(self.transfer.conj() * self.spectrum(y))
+        return self._filter(self.transfer.conj(), y)
 
     def normal(self, x: Tensor) -> Tensor:
-        return self.spectrum.adjoint(self.response.square().sum(-1) * self.spectrum(x))
+        return self._filter(self.response.square().sum(-1), x)
+
+    def _filter(self, h: Tensor, x: Tensor) -> Tensor:
+        axes = self.spectrum.axes
+        if x.is_complex():
+            return fft.ifftn(h * fft.fftn(x, dim=axes), dim=axes)
+        # a real kernel on a real image: half of the spectrum holds everything
+        sizes = [x.shape[axis] for axis in axes]
+        return fft.irfftn(h[..., : sizes[-1] // 2 + 1] * fft.rfftn(x, dim=axes), s=sizes, dim=axes)
 
     def svd(self) -> SVD:
         """``s = |h|`` with ``V = F^H`` (its real part on real images)."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from sciinv.prior import Counted
@@ -23,7 +24,7 @@ from sciinv.schedule import descent
 def ancestral(x: Tensor, d: Tensor, t: float, s: float, rng: Rng) -> Tensor:
     """One first-order step of the reverse diffusion from level ``t`` to ``s`` with denoised image ``d``."""
     r = (s / t) ** 2
-    mean = r * x + (1 - r) * d
+    mean = torch.lerp(d, x, r)
     return mean if s == 0 else mean.add_(rng.normal_like(x), alpha=s * math.sqrt(1 - r))
 
 

@@ -64,6 +64,5 @@ class DPS(Sampler):
                 "residual2": norm2
             }
         rate = self.zeta * math.sqrt((1 + s * s) * (1 + t * t)) / norm2.sqrt().clamp_min(torch.finfo(x.dtype).tiny)
-        return State(ancestral(x, d, t, s, rng).add_(rate.view(-1, *(1,) * (x.ndim - 1)) * towards_data)), {
-            "residual2": norm2
-        }
+        x_s = ancestral(x, d, t, s, rng).addcmul_(rate.view(-1, *(1,) * (x.ndim - 1)), towards_data)
+        return State(x_s), {"residual2": norm2}
