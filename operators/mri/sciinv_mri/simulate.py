@@ -7,14 +7,13 @@ squares normalised to one, so that the noise-free root-sum-of-squares is ``|x|``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError, validate_call
 
 from sciinv.errors import InputError, UsageError
 from sciinv_mri.fft import fftc
@@ -97,19 +96,6 @@ def simulate(
     return write_fastmri(
         out, data.kspace, mask=data.mask, reference=magnitude.astype(np.float32), voxel=voxel, acquisition=protocol
     )
-
-
-def simulate_from(source: str | Path, out: str | Path, options: Mapping[str, Any]) -> Path:
-    """`simulate` with settings as the command line hands them over, checked by name and type."""
-    try:
-        return validate_call(simulate)(source, out, **options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        known = [name for name in simulate.__annotations__ if name not in ("source", "out", "return")]
-        raise UsageError(
-            f"simulation setting {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}",
-            expected=f"settings among {', '.join(known)}", found=str(first["input"])[:100],
-        ) from None  # fmt: skip
 
 
 def loop_maps(
