@@ -23,6 +23,7 @@ from sciinv.io.safe_yaml import load_yaml, parse_yaml
 
 T = TypeVar("T")
 PREFIX = "SCIINV_"
+GROUPS = ("sampler", "input")  # settings of the method, and of the reader
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -51,6 +52,7 @@ class RunConfig(BaseModel):
     record_names: bool = Field(False, description="keep file names in the outputs; they may identify a person")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     sampler: dict[str, Any] = Field(default_factory=dict, description="fields of the method")
+    input: dict[str, Any] = Field(default_factory=dict, description="how to read the file, such as the names of its axes")
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of each domain, by its name")
 
 
@@ -68,11 +70,12 @@ def resolve(
     ----------
     flags : what the command line gave; ``None`` means not given.
     file : YAML whose top-level keys are the fields of `RunConfig`; a key named as a domain holds that domain's options.
-    settings : ``key=value`` words of ``--set``; ``name.key`` for a domain's option, a bare key for the method's field.
+    settings : ``key=value`` words of ``--set``: a bare key is the method's field, ``input.key`` the reader's option,
+        ``mri.key`` that domain's.
     domains : names of the installed domains.
     """
     names = set(domains)
-    merged: dict[str, Any] = {"sampler": {}, "options": {}}
+    merged: dict[str, Any] = {**{group: {} for group in GROUPS}, "options": {}}
     if file is not None:
         loaded = load_yaml(file) or {}
         if not isinstance(loaded, dict):
@@ -80,38 +83,37 @@ def resolve(
         for key, value in loaded.items():
             if key in names:
                 merged["options"][key] = _mapping(value, f"{Path(file).name}: {key}")
-            elif key == "sampler":
-                merged["sampler"] = _mapping(value, f"{Path(file).name}: sampler")
+            elif key in GROUPS:
+                merged[key] = _mapping(value, f"{Path(file).name}: {key}")
             else:
                 merged[str(key)] = value
     environ = os.environ if environ is None else environ
     for key in RunConfig.model_fields:
         text = environ.get(PREFIX + key.upper())
-        if text is not None and key not in ("sampler", "options"):
+        if text is not None and key not in (*GROUPS, "options"):
             merged[key] = text
     for word in settings:
         group, key, value = parse_setting(word, names)
-        target = merged["sampler"] if group is None else merged["options"].setdefault(group, {})
+        target = merged[group] if group in GROUPS else merged["options"].setdefault(group, {})
         target[key] = value
     merged |= {key: value for key, value in flags.items() if value is not None}
     return validate(RunConfig, merged, "the configuration")
 
 
-def parse_setting(word: str, domains: Iterable[str]) -> tuple[str | None, str, Any]:
-    """Split one ``--set`` word into group (``None`` for the method), key and YAML value."""
+def parse_setting(word: str, domains: Iterable[str]) -> tuple[str, str, Any]:
+    """Split one ``--set`` word into group (``sampler`` unless named), key and YAML value."""
     name, equals, text = word.partition("=")
-    if not equals or not name:
-        raise UsageError("--set cannot be understood", expected="key=value", found=word, hint="--set rho_min=0.02")
     group, dot, key = name.rpartition(".")
-    if dot and group != "sampler" and group not in set(domains):
+    if not equals or not key:
         raise UsageError(
-            f"--set {name} names no group",
-            expected=", ".join(["sampler", *sorted(domains)]),
-            found=group,
-            hint="--set key=value",
+            "--set cannot be understood", expected="key=value", found=word, hint="--set rho_min=0.02"
         )
-    value = parse_yaml(text, where=f"--set {name}") if text else ""
-    return (None if not dot or group == "sampler" else group), key, value
+    known = [*GROUPS, *sorted(domains)]
+    if dot and group not in known:
+        raise UsageError(
+            f"--set {name} names no group", expected=", ".join(known), found=group, hint="--set key=value"
+        )
+    return (group or "sampler"), key, (parse_yaml(text, where=f"--set {name}") if text else "")
 
 
 def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:

@@ -35,7 +35,7 @@ class Domain:
     write : ``(out, data, results, context) -> paths``: the field's own output formats.
     simulate : ``(source, out, options) -> path``: measurements from an image.
     demo : ``(folder) -> path``: an embedded measurement file made from a phantom.
-    describe, validate : for ``sciinv info`` and ``sciinv validate``.
+    describe, validate : ``(path, *, format, **reader_options)`` for ``sciinv info`` and ``sciinv validate``.
     calibration : a file of `sciinv.calibration.Calibration` learned for ``default_prior``, where there is one.
     """
 
@@ -47,8 +47,8 @@ class Domain:
     write: Callable[..., list[Path]]
     simulate: Callable[..., Path]
     demo: Callable[[Path], Path]
-    describe: Callable[[Path], dict[str, Any]]
-    validate: Callable[[Path], list[str]]
+    describe: Callable[..., dict[str, Any]]
+    validate: Callable[..., list[str]]
     default_prior: str
     baselines: Mapping[str, Callable[..., Any]] = dc.field(default_factory=dict)
     specs: Path | None = None

@@ -119,8 +119,8 @@ DOMAIN = plugins.Domain(
     write=write,
     simulate=simulate,
     demo=demo,
-    describe=lambda path: read(path).info(),
-    validate=lambda path: [],
+    describe=lambda path, format=None: read(path).info(),
+    validate=lambda path, format=None: [],
     default_prior="field",
     baselines={"zero-filled": zero_filled},
 )

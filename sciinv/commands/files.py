@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from sciinv.commands.runs import Axes, Dataset, MaxBytes, reader_words
 from sciinv.errors import InputError, UsageError
 
 File = Annotated[Path, typer.Argument(help="Measurement file.")]
+Format = Annotated[str | None, typer.Option("--format", help="Input format, when it cannot be recognised.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
@@ -22,14 +24,19 @@ def register(app: typer.Typer) -> None:
 
 def info(
     file: File,
+    format_: Format = None,
+    axes: Axes = None,
+    dataset: Dataset = None,
+    max_bytes: MaxBytes = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
     """Say what is in a file: sizes, sampling, orientation, whether patient data are present."""
     from sciinv.plugins import find_reader
 
-    domain, reader = find_reader(file)
-    facts = {"domain": domain.name, "reader": reader.name, **domain.describe(file)}
+    domain, reader = find_reader(file, fmt=format_)
+    how = _how(reader, axes, dataset, max_bytes)
+    facts = {"domain": domain.name, "reader": reader.name, **domain.describe(file, format=reader.name, **how)}
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
         return
@@ -39,12 +46,19 @@ def info(
             typer.echo(f"{key if number == 0 else '':<{width}}  {_show(line)}")
 
 
-def validate(file: File, debug: Debug = False) -> None:
+def validate(
+    file: File,
+    format_: Format = None,
+    axes: Axes = None,
+    dataset: Dataset = None,
+    max_bytes: MaxBytes = None,
+    debug: Debug = False,
+) -> None:
     """Check a file against the specification of its format; every violation is named."""
     from sciinv.plugins import find_reader
 
-    domain, reader = find_reader(file)
-    faults = domain.validate(file)
+    domain, reader = find_reader(file, fmt=format_)
+    faults = domain.validate(file, format=reader.name, **_how(reader, axes, dataset, max_bytes))
     if not faults:
         typer.echo(f"{file.name}: a valid {reader.name} file")
         return
@@ -83,12 +97,20 @@ def simulate(
     options: dict[str, Any] = {}
     for word in set_ or ():
         group, key, value = parse_setting(word, known)
-        if group not in (None, domain):
+        if group not in ("sampler", domain):
             raise UsageError("--set names another domain", expected=domain, found=str(group))
         options[key] = value
     flags = {"acceleration": acceleration, "calib_lines": calib_lines, "coils": coils, "snr": snr, "seed": seed}
     options |= {key: value for key, value in flags.items() if value is not None}
     typer.echo(str(known[domain].simulate(source, out, options)))
+
+
+def _how(reader: Any, axes: str | None, dataset: str | None, max_bytes: int | None) -> dict[str, Any]:
+    """Options of the reader from the flags, checked."""
+    from sciinv.config import keywords, parse_setting
+
+    words = [parse_setting(word, ()) for word in reader_words(axes, dataset, max_bytes)]
+    return keywords(reader.read, {key: value for _, key, value in words}, f"options of the reader {reader.name}")
 
 
 def _show(value: Any) -> str:

@@ -14,8 +14,11 @@ from sciinv.progress import MODES, Log
 if TYPE_CHECKING:
     from sciinv.run import Outcome
 
-DEMO = {"samples": 8, "seed": 1905}
+DEMO = {"samples": 12, "chunk": 12}
 
+Axes = Annotated[str | None, typer.Option(help='Names of the axes of a plain array, such as "coil,kx,ky".')]
+Dataset = Annotated[str | None, typer.Option(help="Variable to read, where a file has several.")]
+MaxBytes = Annotated[int | None, typer.Option(help="Largest array that may be read.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Output folder; an interrupted run in it is continued.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a summary as JSON instead of the paths.")]
 Quiet = Annotated[int, typer.Option("-q", count=True, help="Only warnings and errors.", show_default=False)]
@@ -50,6 +53,9 @@ def reconstruct(
     config: Annotated[Path | None, typer.Option(help="YAML with any of these settings.")] = None,
     format_: Annotated[str | None, typer.Option("--format", help="Input format, when it cannot be recognised.")] = None,
     domain: Annotated[str | None, typer.Option(help="Domain, such as mri.")] = None,
+    axes: Axes = None,
+    dataset: Dataset = None,
+    max_bytes: MaxBytes = None,
     acceleration: Annotated[
         float | None, typer.Option(help="Undersample fully sampled data to this net acceleration.")
     ] = None,
@@ -80,7 +86,8 @@ def reconstruct(
         "format": format_, "domain": domain, "acceleration": acceleration, "calib_lines": calib_lines, "level": level,
         "threads": threads, "keep_work": keep_work or None, "fastmri": fastmri or None, "record_names": record_names or None,
     }  # fmt: skip
-    resolved = resolve(flags, file=config, settings=set_ or (), domains=domains())
+    words = [*(set_ or ()), *reader_words(axes, dataset, max_bytes)]
+    resolved = resolve(flags, file=config, settings=words, domains=domains())
     log = _log(progress, quiet, verbose)
     _finish(lambda: run(file, out, resolved, log, overwrite=overwrite), as_json)
 
@@ -139,6 +146,12 @@ def report(out: Annotated[Path, typer.Argument(help="Folder of a finished run.")
     from sciinv.run.outputs import load_report
 
     typer.echo(str(write_report(out / "report.html", load_report(out))))
+
+
+def reader_words(axes: str | None, dataset: str | None, max_bytes: int | None) -> list[str]:
+    """The reader's flags as words of ``--set``."""
+    given = {"axes": axes and json.dumps(axes), "dataset": dataset and json.dumps(dataset), "max_bytes": max_bytes}
+    return [f"input.{key}={value}" for key, value in given.items() if value is not None]
 
 
 def _log(progress: str, quiet: int, verbose: int) -> Log:

@@ -13,7 +13,7 @@ import torch
 from sciinv import __version__
 from sciinv import provenance as prov
 from sciinv.calibration import Calibration, load_calibration, pooled, statement
-from sciinv.config import RunConfig, as_dict, build, parse_slices
+from sciinv.config import RunConfig, as_dict, build, keywords, parse_slices
 from sciinv.errors import InputError, NumericalError, PartialError, SciinvError, UsageError
 from sciinv.io.atomic import write_json
 from sciinv.io.runfolder import RunFolder, read_plan
@@ -165,7 +165,8 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
     sha256 = prov.file_hash(file)
     label = prov.public_name(file, sha256, keep=config.record_names)
     scrub.hide(file, label)
-    data = reader.read(file)
+    how = keywords(reader.read, config.input, f"options of the reader {reader.name}")
+    data = reader.read(file, **how)
     items = parse_slices(config.slices, domain.items(data))
     log.info(f"input   {file.name}  {reader.name}  {domain.items(data)} items  sha256 {sha256[:12]}")
     for warning in getattr(data, "warnings", ()):
@@ -174,7 +175,7 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
         f"prior   {prior_facts['name']}  {prior_facts['parameters']:,} parameters  sha256 {prior_facts['sha256'][:12]}"
     )
     plan = document(
-        config, sampler, options, domain=domain.name, reader=reader.name, items=items, device=device,
+        config, sampler, options, domain=domain.name, reader={"name": reader.name, **how}, items=items, device=device,
         input_file={"sha256": sha256, "size": file.stat().st_size}, prior_sha256=prior_facts["sha256"],
     )  # fmt: skip
     return _Run(
