@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -90,14 +91,14 @@ class UNet(nn.Module):
         h = F.pixel_unshuffle(x, self.fold).contiguous(memory_format=torch.channels_last)
         h, kept = self.enter(h), []
         for i, stage in enumerate(self.down):
-            for block in stage:
+            for block in cast(nn.ModuleList, stage):
                 h = block(h, embedding)
             if i < len(self.shrink):
                 kept.append(h)
                 h = self.shrink[i](h)
         for i in reversed(range(len(self.up))):
             h = F.interpolate(self.grow[i](h), scale_factor=2.0, mode="nearest") + kept[i]
-            for block in self.up[i]:
+            for block in cast(nn.ModuleList, self.up[i]):
                 h = block(h, embedding)
         x = F.pixel_shuffle(self.leave(F.silu(h)), self.fold).contiguous()
         return x[..., :height, :width]
