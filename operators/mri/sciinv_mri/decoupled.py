@@ -35,7 +35,7 @@ class DecoupledSense(CoilFourier):
         sets, _, h, w = self.maps.shape
         s = self.maps.to(dtype or self.maps.dtype).permute(2, 1, 0, 3).reshape(h, -1, sets * w)
         lag = torch.arange(w, device=s.device)
-        spread = torch.fft.ifft(self._gain.to(s.real.dtype))[:, (lag[:, None] - lag) % w]
+        spread = torch.fft.ifft(self.gain.to(s.real.dtype))[:, (lag[:, None] - lag) % w]
         return (s.mH @ s).mul_(spread.repeat(1, sets, sets))
 
     def svd(self) -> SVD:

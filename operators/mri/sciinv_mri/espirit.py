@@ -45,7 +45,8 @@ def espirit(
     shape : image size (h, w).
     kernel : patch edge, clipped to the calibration size.
     threshold : singular values of the patch matrix below this share of the largest are noise.
-    noise : root mean square ``|n|`` of the calibration's noise: singular values that white noise alone reaches are noise.
+    noise : root mean square ``|n|`` of the calibration's noise: singular values that white noise alone reaches are
+        noise.
     sets : number of map sets.
     crop : eigenvalue below which a pixel's map is zero (no signal that the maps explain).
     soft : fade from 0 at ``crop`` to 1 at ``(1 + crop) / 2`` instead of a hard edge.
@@ -110,7 +111,7 @@ def _phases(n: int, k: int) -> Tensor:
 
 
 def lowres_coil_images(calibration: Tensor, shape: tuple[int, int], window: bool = False) -> Tensor:
-    """Coil images ``(coil, h, w)`` of the calibration region alone; ``window`` tapers it (Hann) against ringing."""
+    """Coil images ``(coil, h, w)`` of a centred calibration block; ``window`` tapers it (Hann) against ringing."""
     if window:
         for axis in (1, 2):
             n = calibration.shape[axis]
@@ -136,7 +137,8 @@ def map_residual(maps: Tensor, calibration: Tensor) -> float:
     return float(residual_images(maps, images).norm() / images.norm())
 
 
-def calibration_spectrum(maps: Tensor, calibration: Tensor) -> Tensor:
-    """K-space ``(coil, h, w)`` of the unexplained part of the calibration image: where in k-space the maps err."""
-    images = lowres_coil_images(calibration, (maps.shape[-2], maps.shape[-1]))
-    return fftc(residual_images(maps, images), (-2, -1))
+def calibration_spectrum(maps: Tensor, kspace: Tensor, region: tuple[slice, slice]) -> Tensor:
+    """K-space ``(coil, h, w)`` of the calibration region's unexplained part: where in k-space the maps err."""
+    calibration = torch.zeros_like(kspace)
+    calibration[:, region[0], region[1]] = kspace[:, region[0], region[1]]
+    return fftc(residual_images(maps, ifftc(calibration, (-2, -1))), (-2, -1))

@@ -131,6 +131,14 @@ def calibration_region(mask: Bools) -> tuple[slice, slice]:
     return slice(top + int(a), top + int(b) + 1), slice(int(max(lefts[a], lefts[b])), int(min(rights[a], rights[b])))
 
 
+def centred(region: slice, n: int) -> slice:
+    """The largest part of ``region`` whose own centre is that of an axis of length ``n``, as `crop_centre` counts."""
+    if region == slice(None):
+        return region
+    before, after = n // 2 - region.start, region.stop - n // 2
+    return slice(n // 2 - min(before, after), n // 2 + min(before + 1, after))
+
+
 def calibration_or_error(mask: Bools, least: int = 4, where: str = "") -> tuple[slice, slice]:
     """`calibration_region`, refused when it is smaller than ``least`` along either axis."""
     region = calibration_region(mask)

@@ -61,7 +61,7 @@ def noise_model(
     rows, columns = kspace.shape[1:]
     lines = mask.shape[0] == 1
     where = _bins(rows, columns, lines)
-    residual = _profile(calibration_spectrum(maps, kspace[:, region[0], region[1]]), torch.ones_like(mask), where)
+    residual = _profile(calibration_spectrum(maps, kspace, region), torch.ones_like(mask), where)
     cal = np.unique(where[(slice(None) if lines else region[0]), region[1]])
     if not lines:  # discs that the calibration rectangle holds whole, away from its edge
         half = min((s.stop - s.start) // 2 for s in region)

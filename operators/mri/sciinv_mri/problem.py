@@ -207,15 +207,15 @@ def prepare(data: KSpace, options: MRIOptions) -> Prepared:
     gain = torch.einsum("cv,mvhw->mchw", torch.linalg.pinv(squeeze @ white), maps).norm(dim=1, keepdim=True)
     typical = float(gain[gain > 0].square().mean().sqrt())
     matrix, k, maps = (squeeze @ white)[:keep], k[:keep], maps[:, :keep]
-    calibration = k[:, region[0], region[1]]
+    calibration = k[:, masks.centred(region[0], k.shape[1]), masks.centred(region[1], k.shape[2])]
     maps = maps * phase.reference_phase(maps, calibration)[:, None]
     noise = noise_model.noise_model(options.noise_model, k, mask, maps, region, 0.5**0.5, averages)
     turn = torch.ones_like(maps[:, 0]) if options.phase == "none" else phase.lowres_phase(maps, calibration)
     maps = maps * turn[:, None] * torch.where(gain > 0, typical / gain.clamp_min(1e-12 * typical), 0)
     first = Prepared(
         kspace=k, mask=mask, maps=maps, sigma=noise.sigma, thermal=noise.thermal, map_error=noise.map_error, phase=turn,
-        scale=typical, matrix=matrix, sense=k[0], calibration=(calibration.shape[1], calibration.shape[2]),
-        prescan=data.noise is not None,
+        scale=typical, matrix=matrix, sense=k[0], prescan=data.noise is not None,
+        calibration=(k[0, region[0]].shape[0], k[0, 0, region[1]].shape[0]),
     )  # fmt: skip
     return _scaled(first, options.solver)
 

@@ -56,39 +56,80 @@ class CoilFourier(LinearOperator):
             post = post.real.to(real).repeat_interleave(2, -1)
         self.register_buffer("post", (post.to(maps.dtype) if post.is_complex() else post).contiguous())
         self.register_buffer("weight", weight.to(real).expand(h, w).contiguous())
-        self.register_buffer("_gain", self.weight**2, persistent=False)
 
-    def _weigh(self, k: Tensor, conj: bool = False) -> Tensor:
+    @property
+    def gain(self) -> Tensor:
+        """``|W|^2``, ``(h, w)``."""
+        return self.post.abs().square() if self.post.is_complex() else self.weight.square()
+
+    def _weigh(self, k: Tensor) -> Tensor:
+        """``W`` in place on a fresh tensor."""
         if self.post.is_complex():
-            return k * (self.post.conj() if conj else self.post)
-        pairs = torch.view_as_real(k.resolve_conj()).flatten(-2)
-        return torch.view_as_complex((pairs * self.post).unflatten(-1, (-1, 2)))
+            return k.mul_(self.post)
+        torch.view_as_real(k).flatten(-2).mul_(self.post)
+        return k
 
-    def _coils(self, x: Tensor) -> Tensor:
+    def _weigh_adjoint(self, y: Tensor) -> Tensor:
+        if self.post.is_complex():
+            return y * self.post.conj()
+        pairs = torch.view_as_real(y.resolve_conj()).flatten(-2) * self.post
+        return torch.view_as_complex(pairs.unflatten(-1, (-1, 2)))
+
+    def _coils(self, x: Tensor, c: slice = slice(None)) -> Tensor:
         if not self.multiple:
-            return x.unsqueeze(-3) * self.maps[0]
-        z = x[..., 0, None, :, :] * self.maps[0]
+            return x.unsqueeze(-3) * self.maps[0, c]
+        z = x[..., 0, None, :, :] * self.maps[0, c]
         for m in range(1, len(self.maps)):
-            z = z + x[..., m, None, :, :] * self.maps[m]
+            z = z + x[..., m, None, :, :] * self.maps[m, c]
         return z
 
-    def _combine(self, z: Tensor) -> Tensor:
+    def _coil(self, x: Tensor, c: int) -> Tensor:
         if not self.multiple:
-            return z.mul_(self.maps_conj[0]).sum(-3)
-        return torch.stack([(z * s).sum(-3) for s in self.maps_conj], -3)
+            return x * self.maps[0, c]
+        return self._coils(x, slice(c, c + 1)).squeeze(-3)
+
+    def _combine(self, images: Callable[[slice], Tensor], device: torch.device) -> Tensor:
+        """``sum_c conj(S_c) images_c``: coil by coil on the host, where a coil fits the cache, else all at once."""
+        coils = self.codomain.shape[0]
+        group = 1 if device.type == "cpu" else coils
+        total: list[Tensor] = []
+        for start in range(0, coils, group):
+            c = slice(start, start + group)
+            z = images(c)
+            parts = [z * s[c] for s in self.maps_conj[1:]] + [z.mul_(self.maps_conj[0, c])]
+            sums = [p.squeeze(-3) if group == 1 else p.sum(-3) for p in (parts[-1], *parts[:-1])]
+            total = [t.add_(p) for t, p in zip(total, sums, strict=True)] if total else sums
+        return torch.stack(total, -3) if self.multiple else total[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """``W F S x`` ``(*batch, coil, h, w)`` of images ``(*batch, [sets,] h, w)``; zero where not measured."""
-        return self._weigh(torch.fft.fftn(self._coils(x), dim=self.dims, norm="ortho"))
+        if x.device.type != "cpu":
+            return self._weigh(torch.fft.fftn(self._coils(x), dim=self.dims, norm="ortho"))
+        # coil by coil into one result: the temporaries stay in the cache and no large block is allocated twice
+        batch = x.shape[: x.ndim - len(self.domain.shape)]
+        out = x.new_empty((*batch, *self.codomain.shape))
+        for c in range(self.codomain.shape[0]):
+            z = torch.fft.fftn(self._coil(x, c), dim=self.dims, norm="ortho")
+            out[..., c, :, :] = self._weigh(z)
+        return out
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``S^H F^H W y``, the coil combination of weighted k-space."""
-        return self._combine(torch.fft.ifftn(self._weigh(y, conj=True), dim=self.dims, norm="ortho"))
+
+        def images(c: slice) -> Tensor:
+            return torch.fft.ifftn(self._weigh_adjoint(y[..., c, :, :]), dim=self.dims, norm="ortho")
+
+        return self._combine(images, y.device)
 
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x``; the k-space modulation cancels."""
-        z = torch.fft.fftn(self._coils(x), dim=self.dims)
-        return self._combine(torch.fft.ifftn(z.mul_(self._gain), dim=self.dims))
+        gain = self.gain
+
+        def images(c: slice) -> Tensor:
+            z = torch.fft.fftn(self._coils(x, c), dim=self.dims)
+            return torch.fft.ifftn(z.mul_(gain), dim=self.dims)
+
+        return self._combine(images, x.device)
 
 
 class Sense(CoilFourier):
@@ -106,7 +147,7 @@ class Sense(CoilFourier):
     def _circulant(self) -> Tensor:
         """Diagonal of ``F A^H A F^H``, ``([sets,] h, w)``: ``W^2`` correlated with the power spectrum of the maps."""
         power = torch.fft.fft2(self.maps, norm="ortho").abs().square().sum(1) / self.weight.numel()
-        spread = torch.fft.ifft2(torch.fft.fft2(self._gain) * torch.fft.fft2(power).conj()).real
+        spread = torch.fft.ifft2(torch.fft.fft2(self.gain) * torch.fft.fft2(power).conj()).real
         return (spread if self.multiple else spread[0]).clamp_min(0)
 
 
