@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-
-from sciinv.errors import InputError
 from sciinv_mri import coils
 from sciinv_mri.espirit import espirit, map_residual, residual_images
 from sciinv_mri.fft import fftc
 from sciinv_mri.phase import lowres_phase, reference_phase, unit
+
+from sciinv.errors import InputError
 
 N = 48
 

@@ -2,10 +2,10 @@ import dataclasses as dc
 
 import numpy as np
 import pytest
-
-from sciinv.errors import InputError, UsageError
 from sciinv_mri import masks
 from sciinv_mri.io.kspace import KSpace
+
+from sciinv.errors import InputError, UsageError
 
 
 def full(rows=32, columns=48, window=None):

@@ -3,9 +3,6 @@ import dataclasses as dc
 import numpy as np
 import pytest
 import torch
-
-from sciinv.errors import InputError, UsageError
-from sciinv.rng import Rng
 from sciinv_mri import baselines, masks
 from sciinv_mri.decoupled import DecoupledSense
 from sciinv_mri.fft import fftc
@@ -16,6 +13,9 @@ from sciinv_mri.problem import MRIOptions, build, prepare, problem
 from sciinv_mri.sense import Sense
 from sciinv_mri.sigpy_adapter import FromSigpy, ToSigpy
 from test_mri_maps import smooth_maps
+
+from sciinv.errors import InputError, UsageError
+from sciinv.rng import Rng
 
 N, SIGMA, UNIT = 64, 0.01, 50.0
 
@@ -34,8 +34,9 @@ def scan(image, seed=0, prescan=False, slices=1, sigma=SIGMA):
     # torch's complex normal has E|n|^2 = 1: times sqrt(2) is one per real part
     k, eta = k + 2**0.5 * noise, 2**0.5 * eta
     return KSpace(
-        k.numpy(), np.ones((1, 1, N), bool), (0, N), (N, N), "test", noise=eta.numpy() if prescan else None, sha256="0" * 8
-    )
+        k.numpy(), np.ones((1, 1, N), bool), (0, N), (N, N), "test",
+        noise=eta.numpy() if prescan else None, sha256="0" * 8,
+    )  # fmt: skip
 
 
 def test_noise_convention_and_units(image):
@@ -187,7 +188,8 @@ def test_sigpy_both_ways(image):
     g = torch.Generator().manual_seed(2)
     x = torch.randn(3, 16, 16, dtype=torch.complex64, generator=g)
     y = torch.randn(3, 4, 16, 16, dtype=torch.complex64, generator=g)
-    assert torch.allclose(wrapped(x), ours(x), atol=1e-5) and torch.allclose(wrapped.adjoint(y), ours.adjoint(y), atol=1e-5)
+    assert torch.allclose(wrapped(x), ours(x), atol=1e-5)
+    assert torch.allclose(wrapped.adjoint(y), ours.adjoint(y), atol=1e-5)
     assert torch.allclose(wrapped.vjp(x, y), ours.adjoint(y), atol=1e-5)
     back = ToSigpy(ours)
     assert np.allclose(back(x[0].numpy()), ours(x[0]).numpy(), atol=1e-6)
@@ -212,6 +214,5 @@ def test_real_brain_map_error_is_predicted(real_data):
     predicted = ready.sigma[0, lines]
     assert abs(float(predicted.square().mean().sqrt() / oracle.square().mean().sqrt()) - 1) < 0.25
     assert ((predicted / oracle).log().abs().median()) < 0.7  # and line by line, mostly within a factor of two
-    operator, y, sigma = build(ready)
     assert psnr(baselines.sense(ready), ready.combine(data)) > 30
     assert ready.residual < 0.05

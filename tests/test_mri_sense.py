@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from sciinv_mri.decoupled import DecoupledSense
+from sciinv_mri.fft import crop_centre, fftc, ifftc, pad_centre
+from sciinv_mri.sense import Sense
 
 from sciinv.errors import MismatchError
 from sciinv.noise import Gaussian
@@ -8,9 +11,6 @@ from sciinv.operator import inner
 from sciinv.problem import Problem
 from sciinv.rng import Rng
 from sciinv.testing import check_operator
-from sciinv_mri.decoupled import DecoupledSense
-from sciinv_mri.fft import crop_centre, fftc, ifftc, pad_centre
-from sciinv_mri.sense import Sense
 
 
 def random_maps(coils=3, h=6, w=8, sets=None, seed=0, dtype=torch.complex64):
@@ -81,7 +81,8 @@ def test_all_coils_at_once_is_the_same(monkeypatch):
     images = op._coils(x)
     together = op._weigh(torch.fft.fftn(images, dim=(-2, -1), norm="ortho"))
     assert torch.allclose(op(x), together, atol=1e-6)
-    assert torch.allclose(op._combine(lambda c: op._coils(x, c), torch.device("meta")), (images * op.maps_conj[0]).sum(-3))
+    combined = op._combine(lambda c: op._coils(x, c), torch.device("meta"))
+    assert torch.allclose(combined, (images * op.maps_conj[0]).sum(-3))
 
 
 @pytest.mark.parametrize("sets", [None, 2])
@@ -96,7 +97,7 @@ def test_decoupled_is_sense_in_hybrid_space(sets):
 
 
 def test_single_precision_eigenvalues():
-    """The decomposition is made in double: against float64 maps the float32 operator's spectrum is exact to rounding."""
+    """The decomposition is made in double, so single precision costs rounding of the maps only."""
     maps = random_maps(4, 12, 48, dtype=torch.complex128)
     s64 = DecoupledSense(maps, lines(48).double()).svd().s
     s32 = DecoupledSense(maps.to(torch.complex64), lines(48)).svd().s
@@ -113,11 +114,13 @@ def test_weights_along_the_readout():
 
 @pytest.mark.parametrize("ratio", [1.0, 100.0])
 def test_preconditioner_is_the_optimal_circulant(ratio):
-    op = Sense(random_maps(3, 6, 7, dtype=torch.complex128), torch.rand(6, 7, generator=torch.Generator().manual_seed(8)).double())
+    weight = torch.rand(6, 7, generator=torch.Generator().manual_seed(8)).double()
+    op = Sense(random_maps(3, 6, 7, dtype=torch.complex128), weight)
     n = op.domain.size // 2
     e = torch.eye(n, dtype=torch.complex128).reshape(n, 6, 7)
     in_k_space = torch.fft.fft2(op.normal(torch.fft.ifft2(e, norm="ortho")), norm="ortho").reshape(n, n)
-    inverse = torch.fft.fft2(op.preconditioner(ratio)(torch.fft.ifft2(e, norm="ortho")), norm="ortho").reshape(n, n)
+    solved = op.preconditioner(ratio)(torch.fft.ifft2(e, norm="ortho"))
+    inverse = torch.fft.fft2(solved, norm="ortho").reshape(n, n)
     assert torch.allclose(inverse, torch.diag(1 / (1 + ratio * in_k_space.diagonal())), atol=1e-10)
 
 
@@ -128,7 +131,7 @@ def covariance_gap(shift=0.0, inflate=1.0):
     g = torch.Generator().manual_seed(9)
     x = torch.randn(3, 4, dtype=torch.complex64, generator=g)
     y = op(x) + sigma * torch.randn(op.codomain.shape, dtype=torch.complex64, generator=g)
-    z, _ = Problem(y, op, Gaussian(sigma)).draw(x.expand(n, 3, 4), rho, Rng(0, [0]).__class__(0, range(n)))
+    z, _ = Problem(y, op, Gaussian(sigma)).draw(x.expand(n, 3, 4), rho, Rng(0, range(n)))
     a = op.as_matrix()
     real = lambda v: torch.view_as_real(v).flatten(1).double()  # noqa: E731
     cov = torch.linalg.inv(a.T @ a / sigma**2 + torch.eye(24, dtype=torch.float64) / rho**2)
