@@ -1,8 +1,9 @@
-"""How far to trust the bounds: measured coverage where a truth exists, calibration factors where a study has learned them.
+"""How far to trust the bounds: coverage measured where a truth exists, factors where a study has learned them.
 
-A calibration is learned on other data than those it is applied to, for one prior, method and level. It scales the half width of a
-Gaussian interval: ``mean -+ factor * z * std`` with ``z`` the normal quantile of the level (the scaling of Laves et al. 2020,
-"Well-calibrated regression uncertainty in medical imaging"). Used on another prior or method it would be a guess, so it is not.
+A calibration is learned on other data than those it is applied to, for one prior, method and level. It scales the half
+width of a Gaussian interval: ``mean -+ factor * z * std`` with ``z`` the normal quantile of the level (the scaling of
+Laves et al. 2020, "Well-calibrated regression uncertainty in medical imaging"). Used on another prior or method it
+would be a guess, so it is not.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
 from typing import Annotated, Any
@@ -64,7 +66,7 @@ class Calibration(BaseModel):
         if acceleration is None or not known[0] / STRETCH <= acceleration <= known[-1] * STRETCH:
             return None
         at = min(max(acceleration, known[0]), known[-1])
-        for low, high in zip(known, known[1:], strict=False):
+        for low, high in pairwise(known):
             if low <= at <= high:
                 share = (at - low) / (high - low)
                 return (1 - share) * self.factors[low] + share * self.factors[high]
@@ -105,8 +107,8 @@ def measure(
 ) -> dict[str, Any]:
     """Compare with a truth inside `support`: coverage, corr(std, |error|), PSNR and SSIM of the mean and of one sample.
 
-    Coverage is corrected for nothing: the raw interval is the order-statistic one of the summary, whose exact value for a
-    perfect sampler is ``summary["coverage"]``.
+    Coverage is corrected for nothing: the raw interval is the order-statistic one of the summary, whose exact value for
+    a perfect sampler is ``summary["coverage"]``.
     """
     truth = reference.abs() if reference.is_complex() else reference
     mean = summary["magnitude_mean"]

@@ -17,11 +17,13 @@ from sciinv.commands import catalogue, files, runs, train
 from sciinv.errors import SciinvError
 
 EPILOG = (
-    "Exit codes: 0 ok, 1 bug, 2 usage, 3 bad input, 4 prior and data do not fit, 5 some items failed, 6 memory, disk or device, "
-    "7 numerical failure, 130 and 143 interrupted (state saved). Research use only: not a medical device, not for diagnosis."
+    "Exit codes: 0 ok, 1 bug, 2 usage, 3 bad input, 4 prior and data do not fit, 5 some items failed, 6 memory, disk "
+    "or device, 7 numerical failure, 130 and 143 interrupted (state saved). Research use only: not a medical device, "
+    "not for diagnosis."
 )
 app = typer.Typer(
-    name="sciinv", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=EPILOG,
+    name="sciinv", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    epilog=EPILOG,
     help="From a measurement file to posterior samples, uncertainty maps and a report on how far to trust them.",
 )  # fmt: skip
 for module in (runs, files, train, catalogue):
@@ -45,7 +47,9 @@ def _root(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code; the entry point of the ``sciinv`` script passes it to the shell."""
+    """Run the command line and return the exit code; the entry point of the ``sciinv`` script passes it to the
+    shell.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("SCIINV_DEBUG") == "1"
     try:

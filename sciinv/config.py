@@ -1,7 +1,7 @@
 """Settings of a run: defaults < file < environment ``SCIINV_*`` < command line, validated once, unknown keys refused.
 
-The fields of a sampler's or a domain's frozen dataclass *are* its settings: `build` validates a mapping against them, so the
-class, the ``--set`` keys, the YAML and the provenance cannot drift apart. Nothing here imports torch.
+The fields of a sampler's or a domain's frozen dataclass *are* its settings: `build` validates a mapping against
+them, so the class, the ``--set`` keys, the YAML and the provenance cannot drift apart. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class RunConfig(BaseModel):
     record_names: bool = Field(False, description="keep file names in the outputs; they may identify a person")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
     sampler: dict[str, Any] = Field(default_factory=dict, description="fields of the method")
-    input: dict[str, Any] = Field(default_factory=dict, description="how to read the file, such as the names of its axes")
+    input: dict[str, Any] = Field(
+        default_factory=dict, description="how to read the file, such as the names of its axes"
+    )
     options: dict[str, dict[str, Any]] = Field(default_factory=dict, description="options of each domain, by its name")
 
 
@@ -105,14 +107,10 @@ def parse_setting(word: str, domains: Iterable[str]) -> tuple[str, str, Any]:
     name, equals, text = word.partition("=")
     group, dot, key = name.rpartition(".")
     if not equals or not key:
-        raise UsageError(
-            "--set cannot be understood", expected="key=value", found=word, hint="--set rho_min=0.02"
-        )
+        raise UsageError("--set cannot be understood", expected="key=value", found=word, hint="--set rho_min=0.02")
     known = [*GROUPS, *sorted(domains)]
     if dot and group not in known:
-        raise UsageError(
-            f"--set {name} names no group", expected=", ".join(known), found=group, hint="--set key=value"
-        )
+        raise UsageError(f"--set {name} names no group", expected=", ".join(known), found=group, hint="--set key=value")
     return (group or "sampler"), key, (parse_yaml(text, where=f"--set {name}") if text else "")
 
 
@@ -133,7 +131,9 @@ def build(cls: type[T], values: Mapping[str, Any], what: str) -> T:
 
 
 def keywords(function: Callable[..., Any], values: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Keyword arguments of `function` from `values`, each checked and converted by its annotation; unknown ones refused."""
+    """Keyword arguments of `function` from `values`, each checked and converted by its annotation; unknown ones
+    refused.
+    """
     hints = typing.get_type_hints(function)
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if p.default is p.empty else p.default)

@@ -141,7 +141,8 @@ class Progress:
         spent, rate = moment - self._start, (at - self._at_start) / max(moment - self._start, 1e-9)
         left = f", {clock((self.total - at) / rate)} left" if rate > 0 else ""
         self.log.info(
-            f"{100 * at / self.total:3.0f}%  task {min(self.done + 1, self.total)}/{self.total}  {clock(spent)} elapsed{left}"
+            f"{100 * at / self.total:3.0f}%  task {min(self.done + 1, self.total)}/{self.total}  "
+            f"{clock(spent)} elapsed{left}"
         )
 
 

@@ -1,7 +1,8 @@
 """What must be known to repeat a run, and nothing that identifies a person.
 
-Paths are reduced to names, and a name is kept only when it follows the BIDS pattern ``sub-XX_...`` (made to be public) or when
-the user asks; hashes identify files otherwise. `Scrubber` applies the same rule to every line that goes into the output folder.
+Paths are reduced to names, and a name is kept only when it follows the BIDS pattern ``sub-XX_...`` (made to be
+public) or when the user asks; hashes identify files otherwise. `Scrubber` applies the same rule to every line that
+goes into the output folder.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def public_name(path: str | os.PathLike[str], sha256: str, *, keep: bool = False) -> str:
-    """A name for a file that may be stored: its own when it is a BIDS name or `keep`, else ``input-`` and the hash's head."""
+    """A name for a file that may be stored: its own when it is a BIDS name or `keep`, else ``input-`` and the hash's
+    head.
+    """
     path = Path(path)
     if keep or _PUBLIC.fullmatch(path.name):
         return path.name

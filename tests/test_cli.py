@@ -17,7 +17,19 @@ import torch
 
 from sciinv.cli import main
 
-VERBS = ["reconstruct", "demo", "info", "validate", "simulate", "methods", "train", "priors", "report", "resume", "doctor"]
+VERBS = [
+    "reconstruct",
+    "demo",
+    "info",
+    "validate",
+    "simulate",
+    "methods",
+    "train",
+    "priors",
+    "report",
+    "resume",
+    "doctor",
+]
 
 
 @pytest.fixture
@@ -35,7 +47,8 @@ def call(capsys, *words: object) -> tuple[int, str, str]:
 def test_help_is_quick_and_imports_no_torch() -> None:
     script = (
         "import sys; from sciinv.cli import main; code = main(['--help']);"
-        "heavy = {'torch', 'numpy', 'pydantic', 'h5py', 'rich'} & set(sys.modules); sys.exit(code or bool(heavy) and str(heavy))"
+        "heavy = {'torch', 'numpy', 'pydantic', 'h5py', 'rich'} & set(sys.modules);"
+        "sys.exit(code or bool(heavy) and str(heavy))"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -153,28 +166,33 @@ def yaml(file: Path, text: str) -> Path:
     return path
 
 
+def run(file: Path) -> list[object]:
+    return ["reconstruct", file, "-o", file.parent / "o"]
+
+
 # each line: words after the verb, exit code, what the message must contain (where, expected, found, hint)
 MESSAGES: list[tuple[str, Callable[[Path], list[object]], int, list[str]]] = [
-    ("missing file", lambda f: ["reconstruct", f.with_name("no.tny"), "-o", f.parent / "o"], 3, ["no.tny", "not found", "Try"]),
+    ("missing file", lambda f: run(f.with_name("no.tny")), 3, ["no.tny", "not found", "Try"]),
     ("not a known format", lambda f: ["info", yaml(f, "a: 1")], 3, ["run.yaml", "expected one of: tiny", "--format"]),
-    ("broken file", lambda f: ["reconstruct", broken_npz(f), "-o", f.parent / "o"], 3, ["bad.tny", "expected", "found", "Try"]),
-    ("missing prior", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--prior", "x.safetensors"], 3, ["x.safetensors", "Try"]),
-    ("file that is no prior", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--prior", f], 3, ["a.tny", "expected", "found"]),
-    ("unknown method", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--method", "x"], 2, ["expected pnpdm", "found x", "Try"]),
-    ("unknown domain", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--domain", "x"], 2, ["expected tiny", "found x"]),
-    ("misspelt setting", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--set", "rho_mn=1"], 2, ["rho_mn", "Try: rho_min"]),
-    ("setting of the wrong type", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--set", "anneal=x"], 2, ["anneal", "integer"]),
-    ("misspelt option", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--set", "tiny.nose=1"], 2, ["nose", "Try: noise"]),
-    ("no such slice", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--slices", "7"], 2, ["expected 0 to 1", "found 7", "Try"]),
-    ("bad slices", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--slices", "a-b"], 2, ["--slices", "expected", "found a-b"]),
-    ("too few samples", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--samples", "0"], 2, ["samples", "greater"]),
-    ("unknown key in the file", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--config", yaml(f, "sample: 3")], 2, ["sample", "Try: samples"]),
-    ("YAML that runs code", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--config", yaml(f, "a: !!python/name:os.system")], 3, ["run.yaml", "expected"]),
-    ("unknown progress", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--progress", "x"], 2, ["--progress", "expected auto", "found x"]),
-    ("unknown flag", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--sample", "3"], 2, ["--sample", "Try"]),
+    ("broken file", lambda f: run(broken_npz(f)), 3, ["bad.tny", "expected", "found", "Try"]),
+    ("missing prior", lambda f: [*run(f), "--prior", "x.safetensors"], 3, ["x.safetensors", "Try"]),
+    ("file that is no prior", lambda f: [*run(f), "--prior", f], 3, ["a.tny", "expected", "found"]),
+    ("unknown method", lambda f: [*run(f), "--method", "x"], 2, ["expected pnpdm", "found x", "Try"]),
+    ("unknown domain", lambda f: [*run(f), "--domain", "x"], 2, ["expected tiny", "found x"]),
+    ("misspelt setting", lambda f: [*run(f), "--set", "rho_mn=1"], 2, ["rho_mn", "Try: rho_min"]),
+    ("setting of the wrong type", lambda f: [*run(f), "--set", "anneal=x"], 2, ["anneal", "integer"]),
+    ("misspelt option", lambda f: [*run(f), "--set", "tiny.nose=1"], 2, ["nose", "Try: noise"]),
+    ("no such slice", lambda f: [*run(f), "--slices", "7"], 2, ["expected 0 to 1", "found 7", "Try"]),
+    ("bad slices", lambda f: [*run(f), "--slices", "a-b"], 2, ["--slices", "expected", "found a-b"]),
+    ("too few samples", lambda f: [*run(f), "--samples", "0"], 2, ["samples", "greater"]),
+    ("unknown key in the file", lambda f: [*run(f), "--config", yaml(f, "sample: 3")], 2, ["sample", "Try: samples"]),
+    ("YAML that runs code", lambda f: [*run(f), "--config", yaml(f, "a: !!python/name:os.system")], 3, ["run.yaml",
+    "expected"]),
+    ("unknown progress", lambda f: [*run(f), "--progress", "x"], 2, ["--progress", "expected auto", "found x"]),
+    ("unknown flag", lambda f: [*run(f), "--sample", "3"], 2, ["--sample", "Try"]),
     ("resume of nothing", lambda f: ["resume", f.parent], 2, ["expected plan.json", "Try"]),
     ("report of nothing", lambda f: ["report", f.parent], 3, ["report.safetensors", "Try"]),
-    ("unfitting option", lambda f: ["reconstruct", f, "-o", f.parent / "o", "--calib-lines", "8"], 2, ["calib_lines", "Try"]),
+    ("unfitting option", lambda f: [*run(f), "--calib-lines", "8"], 2, ["calib_lines", "Try"]),
 ]  # fmt: skip
 
 
@@ -202,7 +220,19 @@ def test_cuda_without_a_gpu_is_one_clear_error(file: Path, tmp_path: Path, capsy
 def test_environment_and_flags(file: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("SCIINV_SAMPLES", "3")
     monkeypatch.setenv("SCIINV_SEED", "11")
-    words = ["reconstruct", file, "-o", tmp_path / "out", "--seed", "12", "--set", "anneal=2", "--set", "stationary=0", "-q"]
+    words = [
+        "reconstruct",
+        file,
+        "-o",
+        tmp_path / "out",
+        "--seed",
+        "12",
+        "--set",
+        "anneal=2",
+        "--set",
+        "stationary=0",
+        "-q",
+    ]
     assert call(capsys, *words)[0] == 0
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     assert (plan["samples"], plan["seed"], plan["sampler"]["anneal"]) == (3, 12, 2)

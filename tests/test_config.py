@@ -15,7 +15,9 @@ from sciinv.samplers import METHODS, PnPDM
 
 def test_defaults_then_file_then_environment_then_flags(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
-    file.write_text("samples: 3\nseed: 3\nlevel: 0.8\nchunk: 3\nsampler: {rho_min: 0.03, anneal: 3}\ntiny: {noise: 0.3}\n")
+    file.write_text(
+        "samples: 3\nseed: 3\nlevel: 0.8\nchunk: 3\nsampler: {rho_min: 0.03, anneal: 3}\ntiny: {noise: 0.3}\n"
+    )
     environ = {"SCIINV_SEED": "4", "SCIINV_CHUNK": "4", "SCIINV_DATA": "/somewhere"}
     words = ["anneal=5", "tiny.acceleration=2"]
     found = config.resolve({"chunk": 5, "method": None}, file=file, settings=words, environ=environ, domains=["tiny"])
@@ -54,7 +56,18 @@ def test_a_wrong_setting_is_named(values: dict, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["unknown_key: 1", "samples: 0", "samples: many", "level: 1.0", "device: tpu", "sampler: 3", "tiny: [1]", "- 1", "seed: -1"]
+    "text",
+    [
+        "unknown_key: 1",
+        "samples: 0",
+        "samples: many",
+        "level: 1.0",
+        "device: tpu",
+        "sampler: 3",
+        "tiny: [1]",
+        "- 1",
+        "seed: -1",
+    ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "run.yaml"
@@ -74,7 +87,9 @@ def test_set_values_are_data_never_code() -> None:
         config.parse_setting("x=!!python/object/apply:os.system ['true']", [])
 
 
-@pytest.mark.parametrize(("text", "expected"), [(None, [0, 1, 2, 3, 4]), ("0,3-4", [0, 3, 4]), ("2", [2]), (" 1 , 1", [1])])
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, [0, 1, 2, 3, 4]), ("0,3-4", [0, 3, 4]), ("2", [2]), (" 1 , 1", [1])]
+)
 def test_slices(text: str | None, expected: list[int]) -> None:
     assert config.parse_slices(text, 5) == expected
 

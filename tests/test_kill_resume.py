@@ -1,4 +1,6 @@
-"""A run killed at any moment and started again gives the samples of an uninterrupted one; signals have documented codes."""
+"""A run killed at any moment and started again gives the samples of an uninterrupted one; signals have documented
+codes.
+"""
 
 from __future__ import annotations
 

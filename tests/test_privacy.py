@@ -1,4 +1,6 @@
-"""Nothing that identifies a person leaves the input: canaries in every place where patient data hide, none in the output."""
+"""Nothing that identifies a person leaves the input: canaries in every place where patient data hide, none in the
+output.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def test_names_of_files_and_folders_stay_out(tmp_path: Path, monkeypatch, capsys
 FIELDS = [
     "patientName", "patientID", "patientBirthdate", "patientGender", "studyDate", "studyTime", "accessionNumber",
     "referringPhysicianName", "studyDescription", "studyInstanceUID", "seriesDate", "seriesTime", "seriesDescription",
-    "protocolName", "deviceSerialNumber", "institutionName", "stationName", "frameOfReferenceUID", "referencedSOPInstanceUID",
+    "protocolName", "deviceSerialNumber", "institutionName", "stationName", "frameOfReferenceUID",
+    "referencedSOPInstanceUID",
     "measurementID",
 ]  # fmt: skip
 

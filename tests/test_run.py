@@ -53,7 +53,9 @@ def test_outputs_are_complete_and_provenance_repeats_the_run(file: Path, tmp_pat
     first = go(capsys, file, "-o", tmp_path / "one")
     record = json.loads((tmp_path / "one" / "provenance.json").read_text())
     assert record["samples_sha256"] == first["samples_sha256"] and record["exit_code"] == 0
-    assert {"argv", "config", "input", "prior", "seed", "environment", "started", "ended", "items", "citations"} <= set(record)
+    assert {"argv", "config", "input", "prior", "seed", "environment", "started", "ended", "items", "citations"} <= set(
+        record
+    )
     assert all((tmp_path / "one" / name).is_file() for name in record["outputs"])
     assert not (tmp_path / "one" / "work").exists()
     # the settings file alone gives the same samples
@@ -62,7 +64,12 @@ def test_outputs_are_complete_and_provenance_repeats_the_run(file: Path, tmp_pat
     out, err = capsys.readouterr()
     assert found == 0, err
     assert json.loads(out)["samples_sha256"] == first["samples_sha256"]
-    assert main(["reconstruct", str(file), "-o", str(tmp_path / "three"), "--config", str(config), "--seed", "1", "--json"]) == 0
+    assert (
+        main(
+            ["reconstruct", str(file), "-o", str(tmp_path / "three"), "--config", str(config), "--seed", "1", "--json"]
+        )
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["samples_sha256"] != first["samples_sha256"]
 
 

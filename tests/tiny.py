@@ -1,7 +1,7 @@
 """A tiny domain for tests of the machinery: masked Fourier data of 16 x 16 images, an exact random-field prior, no MRI.
 
-``python tests/tiny.py ARGS`` is the command line with this domain installed. ``TINY_DELAY`` makes each denoiser call slower and
-``TINY_BAD`` lists items whose denoiser returns NaN, so that a test can interrupt a run or make a slice fail.
+``python tests/tiny.py ARGS`` is the command line with this domain installed. ``TINY_DELAY`` makes each denoiser call
+slower and ``TINY_BAD`` lists items whose denoiser returns NaN, so that a test can interrupt a run or make a slice fail.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def read(path: Path) -> TinyData:
             return TinyData(found["y"], found["mask"], found["truth"])
     except Exception as error:
         raise InputError(
-            "this is no tiny file", where=Path(path).name, expected="an npz of y, mask, truth", found=type(error).__name__,
+            "this is no tiny file", where=Path(path).name, expected="an npz of y, mask, truth",
+            found=type(error).__name__,
             hint="tiny.make writes one",
         ) from error  # fmt: skip
 

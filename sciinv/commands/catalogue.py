@@ -104,7 +104,7 @@ def priors_list(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the priors that come with the package."""
     from sciinv.priors.checkpoint import EMBEDDED, embedded_path, read_note
 
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, sha256 in EMBEDDED.items():
         path = embedded_path(name)
         summary = read_note(path).card.summary if path.is_file() else "its file is missing: reinstall the package"
@@ -158,7 +158,8 @@ def doctor(
     facts = provenance.environment(device)
     free = shutil.disk_usage(out.resolve()).free
     facts |= {
-        "memory_free": size(available("cpu")), "disk_free": size(free), "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "memory_free": size(available("cpu")), "disk_free": size(free),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "domains": sorted(domains()),
     }  # fmt: skip
     faults = [f"less than {size(DISK_FLOOR)} of disk is free"] if free < DISK_FLOOR else []

@@ -65,7 +65,8 @@ def validate(
     for fault in faults:
         typer.echo(f"{file.name}: {fault}")
     raise InputError(
-        f"{len(faults)} violation{'s' * (len(faults) > 1)} of the format", where=file.name, expected=f"a valid {reader.name} file",
+        f"{len(faults)} violation{'s' * (len(faults) > 1)} of the format", where=file.name,
+        expected=f"a valid {reader.name} file",
         found=faults[0][:200], hint=f"see data_specs/{reader.spec}.yaml",
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sciinv.errors import SciinvError, UsageError
+from sciinv.errors import UsageError
 from sciinv.progress import MODES, Log
 
 if TYPE_CHECKING:
@@ -82,9 +82,11 @@ def reconstruct(
     from sciinv.run import reconstruct as run
 
     flags = {
-        "prior": prior, "method": method, "samples": samples, "seed": seed, "device": device, "slices": slices, "chunk": chunk,
+        "prior": prior, "method": method, "samples": samples, "seed": seed, "device": device, "slices": slices,
+        "chunk": chunk,
         "format": format_, "domain": domain, "acceleration": acceleration, "calib_lines": calib_lines, "level": level,
-        "threads": threads, "keep_work": keep_work or None, "fastmri": fastmri or None, "record_names": record_names or None,
+        "threads": threads, "keep_work": keep_work or None, "fastmri": fastmri or None,
+        "record_names": record_names or None,
     }  # fmt: skip
     words = [*(set_ or ()), *reader_words(axes, dataset, max_bytes)]
     resolved = resolve(flags, file=config, settings=words, domains=domains())
@@ -161,15 +163,11 @@ def _log(progress: str, quiet: int, verbose: int) -> Log:
 
 
 def _finish(run: Any, as_json: bool, only: str | None = None) -> None:
-    """Call `run`, print what it wrote (also when some items failed), and pass its error on."""
-    try:
-        outcome: Outcome = run()
-    except SciinvError as error:
-        partial = getattr(error, "outcome", None)
-        if partial is not None:
-            _print(partial, as_json, only)
-        raise
+    """Call `run`, print what it wrote, and raise what failed in it."""
+    outcome: Outcome = run()
     _print(outcome, as_json, only)
+    if outcome.error is not None:
+        raise outcome.error
 
 
 def _print(outcome: Outcome, as_json: bool, only: str | None) -> None:

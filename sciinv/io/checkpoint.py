@@ -1,7 +1,8 @@
-"""Checkpoints as safetensors: tensors plus a JSON note in one file that is replaced atomically and never executes anything.
+"""Checkpoints as safetensors: tensors and a JSON note in one file, replaced atomically; nothing in it is executed.
 
 `FileStore` is the `Store` of the sampling loop. A checkpoint belongs to one plan: one written under another plan, by
-another version, or damaged by a dying disk is not used, and the chunk starts again from its seed (same samples, more time).
+another version, or damaged by a dying disk is not used, and the chunk starts again from its seed (same samples, more
+time).
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def unpack(data: bytes, *, where: str = "checkpoint") -> tuple[dict[str, Tensor]
         ) from error
     out = {}
     for name, value in found.items():
-        # a copy: safetensors hands out views at any byte offset, and torch.Generator.set_state crashes on an unaligned one
+        # a copy: safetensors hands out views at any byte offset, and torch.Generator.set_state crashes on an
+        # unaligned one
         value = value.clone()
         if name.startswith("complex:"):
             name, value = name.removeprefix("complex:"), torch.view_as_complex(value)

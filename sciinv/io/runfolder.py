@@ -1,7 +1,8 @@
 """The output folder of a run: one plan, one owner at a time, one marker that is written last.
 
 ``plan.json`` is frozen before the first sample and its SHA-256 is the plan's id; the same plan resumes, another one is
-refused. ``.lock`` is created with O_EXCL and names the owner (process, host); a lock whose process is gone is taken over.
+refused. ``.lock`` is created with O_EXCL and names the owner (process, host); a lock whose process is gone is taken
+over.
 """
 
 from __future__ import annotations

@@ -34,12 +34,13 @@ RESUME = "resume.json"  # in work/: where the input lies; removed with work/ whe
 
 @dc.dataclass(frozen=True)
 class Outcome:
-    """What a run leaves behind: exit code, files (in the output folder), and the summary of ``--json``."""
+    """What a run leaves behind: exit code, files (in the output folder), the summary of ``--json``, and what failed."""
 
     exit_code: int
     out: Path
     paths: Sequence[Path]
     summary: Mapping[str, Any]
+    error: SciinvError | None = None
 
 
 @dc.dataclass(frozen=True)
@@ -97,7 +98,8 @@ def reconstruct(
                 return _recorded(out)
             write_json(folder.work / RESUME, {"input": str(file.resolve()), "config": _resumable(config)})
             log.info(
-                f"plan    {len(run.items)} items x {config.samples} samples = {len(run.todo)} tasks; plan {folder.id[:12]}"
+                f"plan    {len(run.items)} items x {config.samples} samples = {len(run.todo)} tasks; "
+                f"plan {folder.id[:12]}"
             )
             try:
                 _compute(run, folder, log, stop)
@@ -147,7 +149,8 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
     if device.startswith("cuda"):  # the same draws and the same sums each time
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     log.info(
-        f"sciinv {__version__} | torch {torch.__version__} | device {device} ({torch.get_num_threads()} threads) | seed {config.seed}"
+        f"sciinv {__version__} | torch {torch.__version__} | device {device} ({torch.get_num_threads()} threads) | "
+        f"seed {config.seed}"
     )
     domain, reader = find_reader(file, config.domain, config.format)
     stray = set(config.options) - {domain.name}
@@ -158,7 +161,7 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
         **config.options.get(domain.name, {}),
         **{key: value for key, value in short.items() if value is not None},
     }
-    options = build(domain.options, values, f"options of {domain.name}")
+    options: Any = build(domain.options, values, f"options of {domain.name}")
     prior_name = config.prior or domain.default_prior
     prior = load_prior(prior_name).eval().requires_grad_(False)
     prior_facts = _prior_facts(prior, prior_name, config.record_names, scrub)
@@ -254,9 +257,11 @@ def _finish(
     }  # fmt: skip
     record = {
         "schema": prov.SCHEMA, **summary, "argv": prov.arguments(scrub, argv), "config": _public_config(run),
-        "input": {"name": run.label, "sha256": run.input_sha256, "size": run.document["input"]["size"], "reader": run.reader},
+        "input": {"name": run.label, "sha256": run.input_sha256, "size": run.document["input"]["size"],
+        "reader": run.reader},
         "prior": {k: v for k, v in run.prior_facts.items() if k != "card"}, "seed": config.seed,
-        "seed_rule": "each sample: SHA-256 of seed, item and sample number", "environment": prov.environment(run.device),
+        "seed_rule": "each sample: SHA-256 of seed, item and sample number",
+        "environment": prov.environment(run.device),
         "started": started, "ended": prov.now(), "citations": outputs.citations(run.sampler, run.prior_facts["card"]),
         "outputs": [p.name for p in paths], "disclaimer": prov.DISCLAIMER,
     }  # fmt: skip
@@ -275,14 +280,9 @@ def _finish(
     )
     kind = PartialError if exit_code == 5 else NumericalError
     what = f"{len(failed)} of {len(status)} items failed" if results else "every item failed"
-    error = kind(
-        f"{what} ({text})",
-        where=out.name,
-        exit_code=exit_code,
-        hint="log.jsonl has the details; the others are written",
-    )
-    error.outcome = outcome  # type: ignore[attr-defined]
-    raise error
+    hint = "log.jsonl has the details; the others are written"
+    error = kind(f"{what} ({text})", where=out.name, exit_code=exit_code, hint=hint)
+    return dc.replace(outcome, error=error)
 
 
 def _worst(status: Sequence[Mapping[str, Any]]) -> int:

@@ -60,7 +60,8 @@ def check(shape: Sequence[int], samples: int, chunk: int, items: int, device: st
     disk, wanted = shutil.disk_usage(out).free, reducing // COPIES * 2
     if wanted > disk:
         raise ResourceError(
-            "the disk is too small for the samples", where=out.name, expected=f"about {size(wanted)}", found=f"{size(disk)} free",
+            "the disk is too small for the samples", where=out.name, expected=f"about {size(wanted)}",
+            found=f"{size(disk)} free",
             hint="another output folder with -o",
         )  # fmt: skip
 

@@ -43,7 +43,8 @@ def report_item(result: ItemResult) -> ReportItem:
     m = result.measured or {}
     stats = {
         "chi2_per_dof": float(result.chi2_per_dof.mean()), "n": len(result.samples), "failed": result.failed,
-        **result.diagnostics, **{k: result.provenance[k] for k in ("network_calls", "cpu_seconds") if k in result.provenance},
+        **result.diagnostics,
+        **{k: result.provenance[k] for k in ("network_calls", "cpu_seconds") if k in result.provenance},
     }  # fmt: skip
     names = {
         "psnr": "psnr_mean", "ssim": "ssim_mean", "coverage_measured": "coverage",
@@ -76,7 +77,8 @@ def save_report(out: Path, report: Report) -> list[Path]:
         tensors[f"{number}.samples"] = torch.from_numpy(item.samples / peak).half()
         items.append({"label": item.label, "stats": dict(item.stats), "warnings": list(item.warnings), "peak": peak})
     note = {
-        "title": report.title, "units": report.units, "items": items, "input": dict(report.input), "prior": dict(report.prior),
+        "title": report.title, "units": report.units, "items": items, "input": dict(report.input),
+        "prior": dict(report.prior),
         "method": dict(report.method), "coverage": dict(report.coverage), "warnings": list(report.warnings),
         "provenance": dict(report.provenance),
     }  # fmt: skip
@@ -124,7 +126,9 @@ def method_card(sampler: Sampler) -> dict[str, Any]:
 
 
 def measured_errors() -> dict[str, str]:
-    """Error of each method against known posteriors, in words (`benchmarks/method_cards.py` measures and stores them)."""
+    """Error of each method against known posteriors, in words (`benchmarks/method_cards.py` measures and stores
+    them).
+    """
     path = Path(__file__).parents[1] / "samplers" / "measured.json"
     try:
         return {name: str(card["text"]) for name, card in json.loads(path.read_text("utf-8")).items()}

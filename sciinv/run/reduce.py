@@ -67,9 +67,11 @@ def reduce_item(
     summary = Samples(x).summary(level)
     steps = [{k[6:]: v for k, v in part.items() if k.startswith("trace.")} for part in parts]
     trace = {k: torch.cat([step[k] for step in steps], 1)[:, ~failed] for k in set.intersection(*map(set, steps))}
-    reference, support = (None if name not in tensors else _crop(tensors[name], values) for name in ("reference", "support"))
+    reference, support = (
+        None if name not in tensors else _crop(tensors[name], values) for name in ("reference", "support")
+    )
     support = None if support is None else support.bool()
-    calibrated = None
+    calibrated: dict[str, Any] | None = None
     if calibration is not None and (factor := calibration.factor(values.get("acceleration"))) is not None:
         calibrated = {"factor": factor, "bounds": calibrated_bounds(summary, factor, level)}
     measured = None
@@ -112,7 +114,9 @@ def _undo(x: Tensor, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -
 
 
 def _crop(x: Tensor, values: Mapping[str, Any]) -> Tensor:
-    """Cut to ``meta["target"]`` about the centre ``N // 2`` of the last two axes; the grid may be larger than the image."""
+    """Cut to ``meta["target"]`` about the centre ``N // 2`` of the last two axes; the grid may be larger than the
+    image.
+    """
     for axis, size in zip((-2, -1), values.get("target") or (), strict=False):
         if x.shape[axis] > size:
             x = x.narrow(axis, x.shape[axis] // 2 - size // 2, size)

@@ -10,7 +10,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop; no `Exception`, so that no reader takes it for a broken file, no parser for its own."""
+    """The run was asked to stop; no `Exception`, so that no reader takes it for a broken file, no parser for its
+    own.
+    """
 
     def __init__(self, signum: int):
         self.exit_code = 128 + signum

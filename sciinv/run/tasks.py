@@ -1,7 +1,7 @@
-"""From a plan to finished tasks on disk: one file of samples and one note each, written atomically; what is there is skipped.
+"""From a plan to finished tasks on disk: a file of samples and a note each, written atomically; finished ones are kept.
 
-Disk is the truth: a task is done when its note names this plan and the hash of its samples matches. An unfinished task continues
-from the loop's checkpoint, so that a killed run gives the samples of an uninterrupted one bit for bit.
+Disk is the truth: a task is done when its note names this plan and the hash of its samples matches. An unfinished
+task continues from the loop's checkpoint, so that a killed run gives the samples of an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations

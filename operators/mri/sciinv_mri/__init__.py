@@ -1,7 +1,7 @@
 """MRI for sciinv: readers, coil physics, exact Cartesian posteriors, writers.
 
-`DOMAIN` is made when it is first asked for, and what it names is imported when it is first called: looking at a file costs
-no torch.
+`DOMAIN` is made when it is first asked for, and what it names is imported when it is first called: looking at a file
+costs no torch.
 """
 
 from __future__ import annotations

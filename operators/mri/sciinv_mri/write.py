@@ -1,4 +1,6 @@
-"""Results as files of the field: NIfTI maps with a JSON beside each, all samples in HDF5, a fastMRI prediction on request."""
+"""Results as files of the field: NIfTI maps with a JSON beside each, all samples in HDF5, a fastMRI prediction on
+request.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ Volume = NDArray[np.float32]
 def write(out: Path, data: KSpace, results: Sequence[ItemResult], context: RunContext) -> list[Path]:
     """Write the maps, samples and (with the flag ``fastmri``) the prediction of these slices; return the paths.
 
-    The slices of a volume keep their place in the patient when they are evenly spaced; otherwise, and where the file tells no
-    orientation, the maps carry the voxel size only and their JSON says so.
+    The slices of a volume keep their place in the patient when they are evenly spaced; otherwise, and where the file
+    tells no orientation, the maps carry the voxel size only and their JSON says so.
     """
     chosen = data.select([result.item for result in results])
     maps = {name: _stack(results, make) for name, make in _MAPS.items()}
