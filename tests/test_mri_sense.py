@@ -112,18 +112,6 @@ def test_weights_along_the_readout():
     assert torch.allclose(svd.apply(svd.s**2, x), op.normal(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("ratio", [1.0, 100.0])
-def test_preconditioner_is_the_optimal_circulant(ratio):
-    weight = torch.rand(6, 7, generator=torch.Generator().manual_seed(8)).double()
-    op = Sense(random_maps(3, 6, 7, dtype=torch.complex128), weight)
-    n = op.domain.size // 2
-    e = torch.eye(n, dtype=torch.complex128).reshape(n, 6, 7)
-    in_k_space = torch.fft.fft2(op.normal(torch.fft.ifft2(e, norm="ortho")), norm="ortho").reshape(n, n)
-    solved = op.preconditioner(ratio)(torch.fft.ifft2(e, norm="ortho"))
-    inverse = torch.fft.fft2(solved, norm="ortho").reshape(n, n)
-    assert torch.allclose(inverse, torch.diag(1 / (1 + ratio * in_k_space.diagonal())), atol=1e-10)
-
-
 def covariance_gap(shift=0.0, inflate=1.0):
     """Largest deviation of mean and covariance of many exact draws from the closed form, in sampling errors."""
     maps, n, rho, sigma = random_maps(2, 3, 4), 20_000, 0.7, 0.3
