@@ -182,9 +182,13 @@ def test_a_full_disk_is_exit_6_and_leaves_whole_files(file: Path, tmp_path: Path
     assert main(["reconstruct", str(file), "-o", str(out), *FAST, "-q"]) == 0
 
 
-def test_absurd_sizes_are_refused_early(file: Path, tmp_path: Path, capsys) -> None:
-    error = go(capsys, file, "-o", tmp_path / "out", "--samples", "100000", "--chunk", "100000", code=6)["stderr"]
-    assert "do not fit in memory" in error and "--chunk" in error
+def test_absurd_sizes_are_refused_early(file: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(guard, "available", lambda device: 10_000_000)
+    error = go(capsys, file, "-o", tmp_path / "one", "--samples", "1000", "--chunk", "1000", code=6)["stderr"]
+    assert "do not fit in memory at once" in error and "Try: --chunk 4" in error
+    error = go(capsys, file, "-o", tmp_path / "two", "--samples", "1000", code=6)["stderr"]
+    assert "do not fit in memory together" in error and "--samples" in error
+    assert not list((tmp_path / "two" / "work").glob("*.safetensors"))
     sampling, reducing = guard.need((320, 320), 32, 8, 16)
     assert 0.1e9 < sampling < 2e9 and 0.1e9 < reducing < 4e9
 
