@@ -9,6 +9,7 @@ two. Budget: at most 1 against the better peer, on every problem.
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from sciinv.prior import Prior
 from sciinv.problem import Problem
 from sciinv.samplers import DPS, MMPS, Sampler, sample
 
-N, STEPS, SIGMA, REPEATS = 64, 30, 0.05, 9
+N, STEPS, SIGMA, REPEATS = 64, 20, 0.05, 15
 SIGMA_MIN, SIGMA_MAX = 0.02, 20.0
 Run = Callable[[], Any]
 
@@ -154,8 +155,10 @@ def measure(net: Timed, runs: dict[str, Run]) -> dict[str, tuple[float, float]]:
     """Median milliseconds per network call outside the forward pass, and calls per step; contestants take turns."""
     spent: dict[str, list[float]] = {name: [] for name in runs}
     calls = {}
+    order, shuffle = list(runs.items()), random.Random(0).shuffle
     for number in range(REPEATS + 1):
-        for name, run in runs.items():
+        shuffle(order)  # nobody always runs after the same rival
+        for name, run in order:
             net.calls, net.seconds = 0, 0.0
             start = time.process_time()
             run()

@@ -147,6 +147,8 @@ class LinearOperator(Operator):
     def __matmul__(self, inner_op: Operator) -> Operator: ...
 
     def __matmul__(self, inner_op: Operator) -> Operator:
+        if isinstance(inner_op, Identity) and inner_op.domain == self.domain:
+            return self
         return Compose(self, inner_op) if isinstance(inner_op, LinearOperator) else Chain(self, inner_op)
 
     def capabilities(self) -> frozenset[str]:

@@ -57,11 +57,10 @@ class Prior(nn.Module, abc.ABC):
         )
 
 
-class Counted(nn.Module):
+class Counted:
     """A prior that counts its network calls (per sample) and vector-Jacobian products; used by the loop."""
 
     def __init__(self, prior: Prior):
-        super().__init__()
         self.prior = prior
         self.space, self.sigma_min, self.sigma_max = prior.space, prior.sigma_min, prior.sigma_max
         self.calls = 0

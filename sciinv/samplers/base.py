@@ -225,8 +225,9 @@ class _Loop:
             last = time.monotonic()
             for k in range(done, len(levels)):
                 state, info = sampler.step(self.problem, prior, state, *levels[k], rng)
-                # a sum is non-finite if any term is: one pass over the state instead of four
-                failed = failed | ~torch.isfinite(state.x.flatten(1).sum(1))
+                # a sum is non-finite if any term is, and a non-finite number minus itself is NaN: one pass over the state
+                total = state.x.flatten(1).sum(1)
+                failed = failed | (total - total != 0)
                 state.x = torch.where(failed.view(-1, *(1,) * (state.x.ndim - 1)), 0.0, state.x)
                 trace.append({key: value.detach() for key, value in info.items()})
                 if k % GUARD_EVERY == GUARD_EVERY - 1 and bool(failed.all()):

@@ -63,6 +63,7 @@ class DPS(Sampler):
             return State(ancestral(x, d + (t / problem.noise.sigma) ** 2 * towards_data, t, s, rng)), {
                 "residual2": norm2
             }
-        rate = self.zeta * math.sqrt((1 + s * s) * (1 + t * t)) / norm2.sqrt().clamp_min(torch.finfo(x.dtype).tiny)
-        x_s = ancestral(x, d, t, s, rng).addcmul_(rate.view(-1, *(1,) * (x.ndim - 1)), towards_data)
+        per_norm = norm2.clamp_min(torch.finfo(x.dtype).tiny).rsqrt().view(-1, *(1,) * (x.ndim - 1))
+        rate = self.zeta * math.sqrt((1 + s * s) * (1 + t * t))
+        x_s = ancestral(x, d, t, s, rng).addcmul_(per_norm, towards_data, value=rate)
         return State(x_s), {"residual2": norm2}
