@@ -127,14 +127,15 @@ def _problem(work: Work, item: int, log: Log) -> Problem:
     seconds = time.process_time() - start
     for warning in problem.meta.get("warnings", ()):
         log.warn(f"item {item}: {warning}")
+    # moved before anything is computed: an operator may keep a decomposition, and that would stay where it was made
+    moved = dc.replace(problem, y=problem.y.to(work.device), operator=problem.operator.to(work.device))
     tensors, values = _split(problem.meta)
-    found = work.baseline(problem)
+    found = work.baseline(moved)
     if found is not None:
         values["baseline_name"], tensors["baseline"] = found
     values |= {"n_data": problem.n_data, "prepare_cpu_seconds": round(seconds, 3)}
     write_bytes(work.folder / f"i{item:04d}.item", pack(tensors, values))
     log.detail(f"item {item}: prepared in {seconds:.1f} s of CPU")
-    moved = dc.replace(problem, y=problem.y.to(work.device), operator=problem.operator.to(work.device))
     check_requirements(work.sampler, moved)
     return moved
 

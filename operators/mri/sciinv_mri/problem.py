@@ -261,7 +261,7 @@ def _reference(data: KSpace, ready: Prepared, full: Tensor | None) -> Tensor | N
     if full is not None:
         image = ready.combine(ready.to_data(full)) * ready.scale
         return image.abs() if image.ndim == 2 else image.abs().square().sum(0).sqrt()
-    if data.reference is None or data.reference.shape[1:] != tuple(ready.kspace.shape[1:]):
+    if data.reference is None or data.reference.shape[1:] not in (tuple(ready.kspace.shape[1:]), data.target):
         return None
     return torch.as_tensor(np.asarray(data.reference[0]))
 
