@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support import gaussian_problem
 
 from sciinv.generic.dense import Dense
 from sciinv.noise import Gaussian
@@ -11,16 +12,13 @@ from sciinv.priors.gaussian import GaussianPrior
 from sciinv.problem import Problem
 from sciinv.samplers import DPS, MMPS, sample
 from sciinv.testing import affine_law, mean_cov_error
-from support import gaussian_problem
 
 
 def mmps_error(steps: int, **fields) -> tuple[float, float]:
     problem, prior = gaussian_problem()
     prior.sigma_max = 80.0
     mean, cov = affine_law(MMPS(steps=steps, cg_iterations=6, cg_tol=1e-12, **fields), problem, prior)
-    truth = closed_form(
-        prior, problem.operator.matrix, problem.y, problem.noise.sigma**2 * torch.eye(3, dtype=torch.float64)
-    )
+    truth = prior.posterior(problem.operator, problem.y, problem.noise.sigma)[:2]
     return mean_cov_error(mean, cov, *truth)
 
 
@@ -38,9 +36,7 @@ def test_mmps_with_the_prior_eps_fails() -> None:
 
     problem, prior = gaussian_problem()
     mean, cov = affine_law(Wrong(steps=128, cg_iterations=6, cg_tol=1e-12), problem, prior)
-    truth = closed_form(
-        prior, problem.operator.matrix, problem.y, problem.noise.sigma**2 * torch.eye(3, dtype=torch.float64)
-    )
+    truth = prior.posterior(problem.operator, problem.y, problem.noise.sigma)[:2]
     assert mean_cov_error(mean, cov, *truth)[1] > 0.2
 
 

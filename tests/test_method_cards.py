@@ -26,7 +26,10 @@ def test_every_method_has_a_card(cards) -> None:
 
 @pytest.mark.parametrize("name", ["pnpdm", "mmps"])
 def test_stored_card_is_current(cards, name: str) -> None:
-    stored, now = json.loads(cards.store().read_text())[name]["image-scale"], cards.measure(name, only="image-scale")["image-scale"]
+    stored, now = (
+        json.loads(cards.store().read_text())[name]["image-scale"],
+        cards.measure(name, only="image-scale")["image-scale"],
+    )
     assert now.keys() == stored.keys()
     for key, value in now.items():
         assert stored[key] == pytest.approx(value, rel=0.02, abs=2e-3), key

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from support import gaussian_problem
 
 from sciinv.generic.dense import Dense
 from sciinv.generic.fourier import FourierMask
 from sciinv.noise import Gaussian
-from sciinv.operator import Space
 from sciinv.prior import Counted
 from sciinv.priors.gaussian import GaussianPrior
 from sciinv.priors.random_field import RandomFieldPrior
@@ -17,7 +17,6 @@ from sciinv.rng import Rng
 from sciinv.samplers import PnPDM, sample
 from sciinv.samplers.kernels import prior_step
 from sciinv.testing import affine_law, mean_cov_error
-from support import gaussian_problem
 
 
 class Probed(PnPDM):

@@ -150,7 +150,8 @@ def sample(
     seed : root seed; sample k draws from its own generator keyed by (seed, key k).
     chunk : samples per batch; results do not depend on it beyond rounding.
     store : checkpoints; an interrupted run continues to the same samples.
-    on_step : called with (done, total, info) after every step; returning False saves a checkpoint and stops early with what is there.
+    on_step : called with (done, total, info) after every step; returning False saves a checkpoint and stops early with
+    what is there.
     rng_mode : ``"cpu"`` gives the same draws on every device, ``"device"`` draws in place.
 
     Raises
@@ -225,7 +226,8 @@ class _Loop:
             last = time.monotonic()
             for k in range(done, len(levels)):
                 state, info = sampler.step(self.problem, prior, state, *levels[k], rng)
-                # a sum is non-finite if any term is, and a non-finite number minus itself is NaN: one pass over the state
+                # a sum is non-finite if any term is, and a non-finite number minus itself is NaN: one pass over the
+                # state
                 total = state.x.flatten(1).sum(1)
                 failed = failed | (total - total != 0)
                 state.x = torch.where(failed.view(-1, *(1,) * (state.x.ndim - 1)), 0.0, state.x)
