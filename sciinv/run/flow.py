@@ -303,6 +303,8 @@ def _report(
         "statement": sentence, "over_confident": over,
     }  # fmt: skip
     facts = {"name": run.label, "format": run.reader, "sha256": run.input_sha256, "items": len(run.items)}
+    if run.config.acceleration:
+        facts["undersampled_to"] = run.config.acceleration
     about = getattr(run.data, "info", None)
     extra = (
         {k: v for k, v in about().items() if k not in ("input", "sha256", "warnings", "format")}
@@ -318,7 +320,7 @@ def _report(
         prior={**run.prior_facts["card"], "name": run.prior_facts["name"], "sha256": run.prior_facts["sha256"]},
         method=outputs.method_card(run.sampler),
         coverage=coverage,
-        warnings=scrub.tree(log.warnings),
+        warnings=scrub.tree([text for text in log.warnings if not text.startswith("item ")]),  # items carry their own
         provenance={
             "sciinv": __version__, "plan": plan, "samples_sha256": digest, "seed": run.config.seed,
             "options": as_dict(run.options), **environment,
