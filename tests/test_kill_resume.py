@@ -183,7 +183,7 @@ def test_a_signal_saves_and_the_resume_verb_goes_on(reference, tmp_path: Path, n
     wait_for((out / "work" / "i0000.item").exists)
     time.sleep(0.5)
     process.send(number)
-    assert process.wait(60) == code, process.stderr
+    assert process.wait() == code, process.stderr
     assert "Traceback" not in process.stderr
     assert list((out / "work" / "unfinished").glob("*.checkpoint"))
     assert not any((out / marker).exists() for marker in ("SUCCESS", "PARTIAL", "FAILED"))
@@ -194,22 +194,22 @@ def test_a_signal_saves_and_the_resume_verb_goes_on(reference, tmp_path: Path, n
 
 def test_a_second_interrupt_stops_at_once(reference, tmp_path: Path) -> None:
     file, _ = reference
-    process = start(file, tmp_path / "out", delay=20.0)
+    process = start(file, tmp_path / "out", delay=1000.0)
     wait_for((tmp_path / "out" / "work" / "i0000.item").exists)
     time.sleep(0.5)
     for _ in range(2):
         process.send(signal.SIGINT)
         time.sleep(0.3)
-    assert process.wait(10) == 130, process.stderr
+    assert process.wait() == 130, process.stderr
 
 
 def test_two_processes_do_not_share_an_output_folder(reference, tmp_path: Path) -> None:
     file, _ = reference
     out = tmp_path / "out"
-    first = start(file, out, delay=0.05)
+    first = start(file, out, delay=1000.0)
     wait_for((out / "work" / "i0000.item").exists)
     second = start(file, out)
-    assert second.wait(60) == 2 and "another process" in second.stderr
+    assert second.wait() == 2 and "another process" in second.stderr
     first.send(signal.SIGKILL)
     first.wait()
 
@@ -222,6 +222,6 @@ def test_the_real_command_ends_with_the_exit_code_of_the_signal(reference, tmp_p
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     wait_for((out / "work" / "i0000.item").exists)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 143, stderr
     assert "Traceback" not in stderr and "resume" in stderr
