@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sciinv.diagnostics.metrics import psnr
 from sciinv.problem import Problem
-from sciinv_mri.metrics import psnr
 from sciinv_mri.problem import SENSE_STD, Prepared, build
 from sciinv_mri.scale import tikhonov
 
@@ -60,7 +60,7 @@ def best(
 ) -> tuple[Tensor, float, float]:
     """Image, PSNR and ``lam`` at the ``lam`` of the grid that fits the reference best: for benchmarks only."""
     tried = [(method(ready, lam), lam) for lam in grid]
-    scored = [(psnr(image, reference), lam, image) for image, lam in tried]
+    scored = [(float(psnr(image.abs(), reference.abs())), lam, image) for image, lam in tried]
     value, lam, image = max(scored, key=lambda s: s[0])
     return image, value, lam
 
