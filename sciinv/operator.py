@@ -210,8 +210,9 @@ class Compose(LinearOperator):
         c = self.inner_op.isometry
         if c is not None and self.outer.has_svd():
             base = self.outer.svd()
-            v: LinearOperator = Compose(Scaled(self.inner_op.H, 1 / c), base.V)
-            return SVD(self, base.s * c, v)
+            # every draw goes through V twice: an exact isometry needs no scaling pass
+            unitary = self.inner_op.H if c == 1 else Scaled(self.inner_op.H, 1 / c)
+            return SVD(self, base.s * c, unitary @ base.V)
         if self.outer.isometry is not None and self.inner_op.has_svd():
             base = self.inner_op.svd()
             return SVD(self, base.s * self.outer.isometry, base.V)

@@ -4,6 +4,7 @@ import torch
 
 from sciinv.generic.dense import Dense
 from sciinv.noise import Gaussian
+from sciinv.operator import LinearOperator
 from sciinv.priors.gaussian import GaussianPrior, anisotropic_gaussian
 from sciinv.problem import Problem
 
@@ -15,3 +16,14 @@ def gaussian_problem(sigma: float = 0.3) -> tuple[Problem, GaussianPrior]:
     matrix = torch.randn(3, 6, generator=g, dtype=torch.float64)
     y = matrix @ torch.randn(6, generator=g, dtype=torch.float64)
     return Problem(y, Dense(matrix, (1, 6)), Gaussian(sigma)), prior
+
+
+class Plain(LinearOperator):
+    """Hides the decomposition, so that draws go through conjugate gradients."""
+
+    def __init__(self, op):
+        super().__init__(op.domain, op.codomain)
+        self.op = op
+
+    def forward(self, x):
+        return self.op(x)

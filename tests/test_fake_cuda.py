@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support import Plain
 
 from sciinv.generic.blur import Blur
 from sciinv.generic.codec import ChannelsToComplex
@@ -26,17 +27,6 @@ from sciinv.testing import FakeCuda, check_operator, check_prior
 
 C64 = torch.complex64
 KEEP = torch.eye(4, 6) > 0
-
-
-class Plain(LinearOperator):
-    """Hides the decomposition, so that draws go through conjugate gradients."""
-
-    def __init__(self, op):
-        super().__init__(op.domain, op.codomain)
-        self.op = op
-
-    def forward(self, x):
-        return self.op(x)
 
 
 OPERATORS = {

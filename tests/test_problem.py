@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support import Plain
 
 from sciinv.errors import InputError, MismatchError, Unsupported
 from sciinv.generic.blur import Blur
@@ -13,7 +14,7 @@ from sciinv.generic.fourier import Fourier, FourierMask
 from sciinv.generic.mask import Mask
 from sciinv.generic.phase_retrieval import PhaseRetrieval
 from sciinv.noise import ComplexGaussian, Gaussian
-from sciinv.operator import LinearOperator, to_real
+from sciinv.operator import to_real
 from sciinv.problem import Problem, Stacked
 from sciinv.rng import Rng
 from sciinv.testing import ProbeRng, check_operator, mean_cov_error, moments
@@ -24,17 +25,6 @@ SIGMA, RHO = 0.3, 0.7
 
 def normal(*shape, key=0, dtype=F64):
     return Rng(11, [key]).normal(shape, dtype)[0]
-
-
-class Plain(LinearOperator):
-    """Hides the decomposition, so that the draw goes through conjugate gradients."""
-
-    def __init__(self, op):
-        super().__init__(op.domain, op.codomain)
-        self.op = op
-
-    def forward(self, x):
-        return self.op(x)
 
 
 OPERATORS = {
