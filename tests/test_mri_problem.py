@@ -175,7 +175,6 @@ def test_baselines_beat_zero_filling(image):
     assert psnr(baselines.l1_wavelet(ready, 1e-3, 60), truth) > zero + 2
 
 
-
 def test_sigpy_both_ways(image):
     from sigpy.mri import linop
 

@@ -109,8 +109,16 @@ def test_demo_file_is_small_and_the_same_every_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"coils": 0}, {"snr": 0.0}, {"noise_correlation": 1.0}, {"matrix": (8, 40)}, {"slices": 0}, {"slices": []},
-        {"acceleration": float("nan")}, {"acceleration": 0.5}, {"calib_lines": -1}, {"seed": -1},
+        {"coils": 0},
+        {"snr": 0.0},
+        {"noise_correlation": 1.0},
+        {"matrix": (8, 40)},
+        {"slices": 0},
+        {"slices": []},
+        {"acceleration": float("nan")},
+        {"acceleration": 0.5},
+        {"calib_lines": -1},
+        {"seed": -1},
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path: Path, wrong: dict) -> None:

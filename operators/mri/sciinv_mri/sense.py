@@ -8,6 +8,7 @@ product, one plain FFT and one product.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from sciinv.errors import MismatchError
 from sciinv.operator import LinearOperator, Space
 from sciinv_mri.fft import modulation
+
+Coils = int | slice
+ALL = slice(None)
 
 
 class CoilFourier(LinearOperator):
@@ -43,7 +47,8 @@ class CoilFourier(LinearOperator):
         )
         self.dims, self.multiple = dims, maps.ndim == 4
         real = maps.real.dtype
-        post = weight.to(torch.float64).expand(h, w)
+        # the scale of the orthonormal transform lives in ``post`` too: the plain FFTs below are unscaled
+        post = weight.to(torch.float64).expand(h, w) / math.prod(sets.shape[d] for d in dims) ** 0.5
         pre = torch.ones((), dtype=torch.complex128)
         for d in dims:
             a, b = (v.to(maps.device).view(-1, *(1,) * (-1 - d)) for v in modulation(sets.shape[d]))
@@ -59,14 +64,12 @@ class CoilFourier(LinearOperator):
     @property
     def gain(self) -> Tensor:
         """``|W|^2``, ``(h, w)``."""
-        return self.post.abs().square() if self.post.is_complex() else self.weight.square()
+        size = self.post.abs() if self.post.is_complex() else self.post[..., ::2]
+        return size.square() * math.prod(self.maps.shape[d] for d in self.dims)
 
-    def _weigh(self, k: Tensor) -> Tensor:
-        """``W`` in place on a fresh tensor."""
-        if self.post.is_complex():
-            return k.mul_(self.post)
-        torch.view_as_real(k).flatten(-2).mul_(self.post)
-        return k
+    def _pairs(self, k: Tensor) -> Tensor:
+        """The view of contiguous k-space that ``post`` multiplies."""
+        return k if self.post.is_complex() else torch.view_as_real(k).flatten(-2)
 
     def _weigh_adjoint(self, y: Tensor) -> Tensor:
         if self.post.is_complex():
@@ -74,49 +77,49 @@ class CoilFourier(LinearOperator):
         pairs = torch.view_as_real(y.resolve_conj()).flatten(-2) * self.post
         return torch.view_as_complex(pairs.unflatten(-1, (-1, 2)))
 
-    def _coils(self, x: Tensor, c: slice = slice(None)) -> Tensor:
+    def _coils(self, x: Tensor, c: Coils = ALL) -> Tensor:
+        """``S_c x``: one coil ``(*batch, h, w)``, or all of them ``(*batch, coil, h, w)``."""
         if not self.multiple:
-            return x.unsqueeze(-3) * self.maps[0, c]
-        z = x[..., 0, None, :, :] * self.maps[0, c]
-        for m in range(1, len(self.maps)):
-            z = z + x[..., m, None, :, :] * self.maps[m, c]
-        return z
+            return (x if isinstance(c, int) else x.unsqueeze(-3)) * self.maps[0, c]
+        sets = range(len(self.maps))
+        planes = [x[..., m, :, :] if isinstance(c, int) else x[..., m, None, :, :] for m in sets]
+        return torch.stack([planes[m] * self.maps[m, c] for m in sets]).sum(0)
 
-    def _coil(self, x: Tensor, c: int) -> Tensor:
-        if not self.multiple:
-            return x * self.maps[0, c]
-        return self._coils(x, slice(c, c + 1)).squeeze(-3)
-
-    def _combine(self, images: Callable[[slice], Tensor], device: torch.device) -> Tensor:
+    def _combine(self, images: Callable[[Coils], Tensor], device: torch.device) -> Tensor:
         """``sum_c conj(S_c) images_c``: coil by coil on the host, where a coil fits the cache, else all at once."""
-        coils = self.codomain.shape[0]
-        group = 1 if device.type == "cpu" else coils
-        total: list[Tensor] = []
-        for start in range(0, coils, group):
-            c = slice(start, start + group)
-            z = images(c)
-            parts = [z * s[c] for s in self.maps_conj[1:]] + [z.mul_(self.maps_conj[0, c])]
-            sums = [p.squeeze(-3) if group == 1 else p.sum(-3) for p in (parts[-1], *parts[:-1])]
-            total = [t.add_(p) for t, p in zip(total, sums, strict=True)] if total else sums
+        if device.type != "cpu":
+            z = images(ALL)
+            total = [(z * s).sum(-3) for s in self.maps_conj]
+        else:
+            maps = self.maps_conj
+            first = images(0)
+            total = [first * s for s in maps[:, 0]]
+            for c in range(1, self.codomain.shape[0]):
+                z = images(c)
+                for m, t in enumerate(total):
+                    t.addcmul_(z, maps[m, c])
+                del z  # the next coil gets this block, still in the cache
         return torch.stack(total, -3) if self.multiple else total[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """``W F S x`` ``(*batch, coil, h, w)`` of images ``(*batch, [sets,] h, w)``; zero where not measured."""
-        if x.device.type != "cpu":
-            return self._weigh(torch.fft.fftn(self._coils(x), dim=self.dims, norm="ortho"))
+        if x.device.type != "cpu" or x.requires_grad:
+            k = torch.fft.fftn(self._coils(x), dim=self.dims)
+            self._pairs(k).mul_(self.post)
+            return k
         # coil by coil into one result: the temporaries stay in the cache and no large block is allocated twice
         batch = x.shape[: x.ndim - len(self.domain.shape)]
         out = x.new_empty((*batch, *self.codomain.shape))
+        pairs, post = self._pairs(out), self.post
         for c in range(self.codomain.shape[0]):
-            z = torch.fft.fftn(self._coil(x, c), dim=self.dims, norm="ortho")
-            out[..., c, :, :] = self._weigh(z)
+            torch.mul(self._pairs(torch.fft.fftn(self._coils(x, c), dim=self.dims)), post, out=pairs[..., c, :, :])
         return out
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``S^H F^H W y``, the coil combination of weighted k-space."""
 
-        def images(c: slice) -> Tensor:
-            return torch.fft.ifftn(self._weigh_adjoint(y[..., c, :, :]), dim=self.dims, norm="ortho")
+        def images(c: Coils) -> Tensor:
+            return torch.fft.ifftn(self._weigh_adjoint(y[..., c, :, :]), dim=self.dims, norm="forward")
 
         return self._combine(images, y.device)
 
@@ -124,9 +127,8 @@ class CoilFourier(LinearOperator):
         """``A^H A x``; the k-space modulation cancels."""
         gain = self.gain
 
-        def images(c: slice) -> Tensor:
-            z = torch.fft.fftn(self._coils(x, c), dim=self.dims)
-            return torch.fft.ifftn(z.mul_(gain), dim=self.dims)
+        def images(c: Coils) -> Tensor:
+            return torch.fft.ifftn(torch.fft.fftn(self._coils(x, c), dim=self.dims).mul_(gain), dim=self.dims)
 
         return self._combine(images, x.device)
 

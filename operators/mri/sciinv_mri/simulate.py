@@ -179,4 +179,3 @@ def _from_nifti(
 def _spread(count: int, first: float, last: float) -> list[float]:
     """``count`` numbers over an interval; its middle when there is one."""
     return [(first + last) / 2] if count == 1 else [float(v) for v in np.linspace(first, last, count)]
-
