@@ -44,7 +44,7 @@ class Calibration(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     prior_sha256: str
-    method: str = "pnpdm"
+    method: str
     protocol: str
     level: Annotated[float, Field(gt=0, lt=1)]
     factors: dict[float, Annotated[float, Field(gt=0, le=100)]]

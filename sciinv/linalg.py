@@ -1,7 +1,9 @@
 """Batched conjugate gradients with a per-sample stop (Hestenes and Stiefel 1952).
 
 Solves ``M x = b`` for symmetric positive definite ``M`` acting on ``(n, *shape)``, every sample on its own: a sample
-that has converged is frozen, so its result does not depend on what else is in the batch.
+that has converged is frozen, so its result does not depend on what else is in the batch. A direction of no positive
+curvature (the Jacobian of a network is only nearly symmetric) freezes a sample too: its iterate stays the last good
+one and ``residual`` says how good.
 """
 
 from __future__ import annotations
@@ -57,9 +59,11 @@ def cg(
         active = rr > goal
         if k % check_every == 0 and not bool(active.any()):
             break
-        used = used + active
         mp = matvec(p)
-        alpha = torch.where(active, rz / inner(p, mp, ndim).clamp_min(tiny), 0.0).view(wide)
+        curvature = inner(p, mp, ndim)
+        active = active & (curvature > 0)
+        used = used + active
+        alpha = torch.where(active, rz / curvature.clamp_min(tiny), 0.0).view(wide)
         x = x + alpha * p
         r = r - alpha * mp
         z = solve(r)

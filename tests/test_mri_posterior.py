@@ -43,7 +43,7 @@ def test_maps_are_within_twice_the_sampling_floor(maps: torch.Tensor, lines: boo
     y = (y + SIGMA * Rng(8, [0]).normal_like(y) * keep)[0]
     problem = Problem(y, operator, Gaussian(SIGMA))
     law = prior.posterior(problem.operator, problem.y, SIGMA)
-    sampler = PnPDM(rho_max=10.0, rho_min=0.05, anneal=24, stationary=16, log_step=0.25)
+    sampler = PnPDM(start="noise", rho_max=10.0, rho_min=0.05, anneal=24, stationary=16, log_step=0.25)
     drawn = prior.to_physical.adjoint(sample(sampler, problem, prior, CHAINS, seed=0).x)
     mean, std = errors(drawn, law)
     assert mean < 2 and std < 2, (mean, std)

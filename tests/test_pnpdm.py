@@ -6,13 +6,14 @@ import pytest
 import torch
 from support import gaussian_problem
 
+from sciinv.errors import MismatchError
 from sciinv.generic.dense import Dense
 from sciinv.generic.fourier import FourierMask
 from sciinv.noise import Gaussian
 from sciinv.prior import Counted
 from sciinv.priors.gaussian import GaussianPrior
 from sciinv.priors.random_field import RandomFieldPrior
-from sciinv.problem import Problem
+from sciinv.problem import Problem, QuadraticProblem
 from sciinv.rng import Rng
 from sciinv.samplers import PnPDM, sample
 from sciinv.samplers.kernels import prior_step
@@ -54,7 +55,7 @@ def test_prior_step_covariance_with_16_calls(order: int, passes: bool) -> None:
 def test_law_at_fixed_rho_is_the_inflated_noise_posterior() -> None:
     problem, prior = gaussian_problem()
     prior.sigma_min, rho = 0.02, 1.0
-    sampler = PnPDM(rho_max=rho, rho_min=rho, anneal=1, stationary=12, log_step=0.2)
+    sampler = PnPDM(start="noise", rho_max=rho, rho_min=rho, anneal=1, stationary=12, log_step=0.2)
     mean, cov = affine_law(sampler, problem, prior)
     inflated = prior.posterior(problem.operator, problem.y, problem.noise.sigma, rho)[:2]
     plain = prior.posterior(problem.operator, problem.y, problem.noise.sigma)[:2]
@@ -76,7 +77,7 @@ def test_contraction_rate_matches_the_formula() -> None:
         (Rng,),
         {"normal": lambda self, shape, dtype=torch.float32: torch.zeros((len(self), *shape), dtype=dtype)},
     )
-    sampler = PnPDM(rho_max=rho, rho_min=rho, log_step=0.05)
+    sampler = PnPDM(start="noise", rho_max=rho, rho_min=rho, log_step=0.05)
     from sciinv.samplers import State
 
     after, _ = sampler.step(
@@ -84,6 +85,28 @@ def test_contraction_rate_matches_the_formula() -> None:
     )
     predicted = c / (c + rho**2) * sigma**2 / (sigma**2 + a**2 * rho**2)
     assert float(after.x) == pytest.approx(predicted, rel=0.02)
+
+
+def test_start_by_moment_matching_leaves_little_to_the_sweeps() -> None:
+    """24 steps down to a small rho and 4 sweeps are at the posterior; as many sweeps from noise are not."""
+    problem, prior = gaussian_problem()
+    prior.sigma_min, prior.sigma_max = 0.005, 20.0
+    truth = prior.posterior(problem.operator, problem.y, problem.noise.sigma)[:2]
+    fields = {"rho_max": 2.0, "rho_min": 0.05, "anneal": 24, "stationary": 4, "log_step": 0.25}
+    warm = mean_cov_error(*affine_law(PnPDM(start="mmps", **fields), problem, prior), *truth)
+    cold = mean_cov_error(*affine_law(PnPDM(start="noise", **fields), problem, prior), *truth)
+    assert warm[0] < 0.01 and warm[1] < 0.05, warm
+    assert cold[0] > 0.1 and cold[1] > 0.1, cold
+
+
+def test_data_without_a_forward_operator_cannot_start_by_moment_matching() -> None:
+    problem, prior = gaussian_problem()
+    normal = problem.operator.H @ problem.operator
+    yty = float(problem.y.square().sum())
+    quadratic = QuadraticProblem(normal, problem.aty, yty, 3, problem.noise, root=problem.operator)
+    assert sample(PnPDM(start="noise"), quadratic, prior, 2, seed=0).x.isfinite().all()
+    with pytest.raises(MismatchError, match="differentiable"):
+        sample(PnPDM(start="mmps"), quadratic, prior, 2, seed=0)
 
 
 def random_field_run(mask: torch.Tensor, n: int, **fields) -> dict[str, float]:
@@ -97,7 +120,7 @@ def random_field_run(mask: torch.Tensor, n: int, **fields) -> dict[str, float]:
     problem = Problem(y, operator, Gaussian(sigma))
     law = prior.posterior(operator, y, sigma)
     std = law.cov.diagonal().clamp_min(0).sqrt()
-    drawn = sample(PnPDM(**fields), problem, prior, n, seed=0)
+    drawn = sample(PnPDM(start="noise", **fields), problem, prior, n, seed=0)
     x = prior.to_physical.adjoint(drawn.x).flatten(1).double()
     rms = std.square().mean().sqrt()
     return {

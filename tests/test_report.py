@@ -175,6 +175,8 @@ def test_coverage_statement_and_burned_in_warning(case):
         ({"chi2_per_dof": 1.4, "rhat_max": 1.02}, "alarm", "leave out something"),
         ({"chi2_per_dof": 0.8, "rhat_max": 1.02}, "caution", "closer than the noise"),
         ({"chi2_per_dof": 1.0, "rhat_max": 1.9}, "alarm", "chains still differ"),
+        ({"chi2_per_dof": 1.0, "rhat_max": 1.9, "drift_max": 2.0}, "alarm", "chains still differ"),
+        ({"chi2_per_dof": 1.0, "rhat_max": 1.9, "drift_max": 0.1}, "caution", "moved by at most 0.10"),
         ({"chi2_per_dof": float("nan")}, "caution", "nobody checked the fit"),
         ({"chi2_per_dof": 1.0, "rhat_max": 1.0, "failed": 3, "n": 4}, "alarm", "3 of 4 samples became non-finite"),
     ],

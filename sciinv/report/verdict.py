@@ -15,6 +15,7 @@ from sciinv.report.text import clean, number, percent
 
 SYMBOLS = {"ok": "✓", "caution": "!", "alarm": "✗", "unknown": "?"}
 CHI2_GOOD, CHI2_FAIR = 0.10, 0.25
+DRIFT_GOOD = 0.5  # standard deviations that the mean over chains may move in the stationary sweeps
 RHAT_GOOD, RHAT_FAIR, RHAT_MEDIAN, ESS_GOOD = 1.05, 1.2, 1.01, 20.0
 
 
@@ -64,6 +65,7 @@ def out_of_range(key: str, value: float) -> bool:
         "rhat_max": value > RHAT_GOOD,
         "rhat_median": value > RHAT_MEDIAN,
         "ess_min": value < ESS_GOOD,
+        "drift_max": value > DRIFT_GOOD,
         "failed": value > 0,
     }.get(key, False)
 
@@ -101,7 +103,7 @@ def _chains(report: Report) -> Finding:
     if not rhat and not median:
         text = "The sampler gave no R-hat (separate draws have none); agreement of repeated runs was not checked here."
         return Finding("unknown", "Agreement of chains not computed", text)
-    parts = [f"R-hat is at most {max(rhat):.2f} in any pixel"] if rhat else []
+    parts = [f"R-hat is at most {max(rhat):.2f} in any block of pixels"] if rhat else []
     parts += [f"its median is at most {max(median):.3f}"] if median else []
     parts += [f"the smallest effective sample size is {min(ess):.0f}"] if ess else []
     numbers = ", ".join(parts) + " (R-hat 1 means: independent chains agree)."
@@ -109,6 +111,14 @@ def _chains(report: Report) -> Finding:
     top, middle = max(rhat, default=1.0), max(median, default=1.0)
     if top <= RHAT_GOOD and middle <= RHAT_MEDIAN and min(ess, default=ESS_GOOD) >= ESS_GOOD:
         return Finding("ok", "Independent chains agree", numbers)
+    drift = _values(report, "drift_max")
+    if drift and max(drift) <= DRIFT_GOOD and (top > RHAT_GOOD or middle > RHAT_MEDIAN):
+        text = (
+            f"{numbers} At their last, narrow coupling the chains hardly move, so every sample keeps the spread that "
+            f"the start of its chain gave it. The mean over chains moved by at most {max(drift):.2f} of its standard "
+            "deviation in the last sweeps: they did not disagree with that start, but they could not have repaired it."
+        )
+        return Finding("caution", "The chains are steady but separate", text)
     if top > RHAT_FAIR or middle > RHAT_GOOD:
         text = f"{numbers} The chains still differ: means are rough and spreads unreliable. Run longer."
         return Finding("alarm", "The chains do not agree", text)

@@ -4,18 +4,25 @@ sides.
 Target ``pi_rho(x, z) ~ p(x) p(y | z) exp(-|x - z|^2 / (2 rho^2))``; a sweep draws
 ``z ~ p(y | z) N(z; x, rho^2)`` exactly (`Problem.draw`) and ``x ~ p(x_0 | x_0 + rho e = z)`` by the second-order prior
 step from exactly rho. At fixed rho the x-marginal is ``p(x) N(y; A x, sigma^2 I + rho^2 A A^H)``, the posterior with
-inflated noise; it tends to the posterior as rho -> 0. rho is annealed geometrically, then ``stationary`` sweeps run at
-``rho_min``. A direction of prior variance c seen with singular value a contracts by
-``c/(c + rho^2) * sigma^2/(sigma^2 + a^2 rho^2)`` a sweep, so a small rho mixes slowly: the annealing sets the spread
-of what the data do not see, and R-hat over chains says whether it was slow enough.
+inflated noise; it tends to the posterior as rho -> 0. A direction of prior variance c seen with singular value a
+contracts by ``c/(c + rho^2) * sigma^2/(sigma^2 + a^2 rho^2)`` a sweep, so chains at a small rho hardly move: what the
+data do not see keeps the spread that the start gave it: R-hat over chains says how little they mixed, ``drift_max``
+by how many posterior standard deviations the mean over chains still moved during the stationary sweeps.
+
+Two starts. ``noise``: rho falls geometrically from ``rho_max``. What the first sweeps, at a noise inflated far beyond
+sigma, have decided the last ones cannot undo: on real 16-coil k-space chi-squared stays at 2 to 6 and the mean 0.5 dB
+short. ``mmps`` (default): the moment-matching denoiser (`MMPS`, exact for Gaussians) goes down to ``rho_min`` with the
+true sigma, then the sweeps give back the spread that it lacks. Exact either way as sweeps grow.
 """
 
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,9 +31,10 @@ from sciinv.errors import UsageError
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
-from sciinv.samplers.kernels import prior_step
-from sciinv.schedule import geometric
+from sciinv.samplers.base import Sampler, State, check_requirements
+from sciinv.samplers.explicit.mmps import MMPS
+from sciinv.samplers.kernels import ancestral, prior_step
+from sciinv.schedule import geometric, karras
 
 TRACED = 8  # summaries for R-hat: means over a TRACED x TRACED grid of blocks
 
@@ -37,8 +45,9 @@ class PnPDM(Sampler):
 
     Attributes
     ----------
+    start : ``mmps`` (moment matching) or ``noise`` (sweeps from ``rho_max`` on).
     rho_max, rho_min : first and last coupling width, in the prior's units.
-    anneal : sweeps from rho_max to rho_min.
+    anneal : steps of the start: network calls with ``mmps``, sweeps with ``noise``.
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
     log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
@@ -53,33 +62,55 @@ class PnPDM(Sampler):
     )
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian"})
 
+    start: Literal["mmps", "noise"] = "mmps"
     rho_max: float = 0.5
     rho_min: float = 0.02
-    anneal: int = 14
-    stationary: int = 8
+    anneal: int = 20
+    stationary: int = 4
     log_step: float = 0.35
     order: int = 2
 
     def __post_init__(self) -> None:
         if not (
             0 < self.rho_min <= self.rho_max and self.anneal >= 1 and self.stationary >= 0 and self.order in (1, 2)
-        ):
+            and self.start in ("mmps", "noise")
+        ):  # fmt: skip
             raise UsageError(
                 "pnpdm settings are impossible", expected="0 < rho_min <= rho_max, anneal >= 1", found=repr(self)
             )
 
     def grid(self, prior: Counted) -> Sequence[float]:
+        sweeps = [self.rho_min] * self.stationary
+        if self.start == "mmps":
+            return [*karras(prior.sigma_max, self.rho_min, self.anneal + 1)[:-2], *sweeps, 0.0]
         levels = geometric(self.rho_max, self.rho_min, self.anneal) if self.anneal > 1 else [self.rho_min]
-        return [*levels, *[self.rho_min] * self.stationary, 0.0]
+        return [*levels, *sweeps, 0.0]
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
-        return State(self.rho_max * rng.normal_like(like))
+        if self.start == "mmps":
+            check_requirements(MMPS, problem)
+        return super().init(problem, prior, rng, like)
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
+        if self.start == "mmps" and t > self.rho_min:
+            return self._start(problem, prior, state, t, s, rng)
         z, info = problem.draw(state.x, t, rng)
         x = prior_step(prior, z, t, rng, self.log_step, self.order)
         gap = (x - z).flatten(1).square().mean(1)
         return State(x), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
+
+    def _start(
+        self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng
+    ) -> tuple[State, Info]:
+        """Second-order step of the moment-matching diffusion; the last one ends without noise: sweeps take images."""
+        d, _, info = MMPS().posterior_mean(problem, prior, state.x, t, rng)
+        info = {"block_means": block_means(d), **info}
+        if s <= self.rho_min:
+            return State(d), info
+        h, ahead = torch.tensor(math.log(t / s)), d  # a host scalar: it travels with a checkpoint
+        if state.aux:
+            ahead = d + (h / (2 * state.aux["h"])) * (d - state.aux["d"])
+        return State(ancestral(state.x, ahead, t, s, rng), aux={"d": d, "h": h}), info
 
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
         means = trace.get("block_means")
@@ -88,7 +119,10 @@ class PnPDM(Sampler):
             return {}
         draws = means[-self.stationary :]
         rhat, size = split_rhat(draws), ess(draws)
+        early, late = draws.mean(1).chunk(2)
+        drift = (late.mean(0) - early.mean(0)).abs() / draws[-1].std(0).clamp_min(torch.finfo(draws.dtype).tiny)
         return {
+            "drift_max": float(drift.max()),
             "rhat_median": float(rhat.median()), "rhat_max": float(rhat.max()),
             "ess_median": float(size.median()), "ess_min": float(size.min()),
         }  # fmt: skip
