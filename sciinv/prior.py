@@ -8,7 +8,7 @@ decoder). Nothing else normalises.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -58,10 +58,13 @@ class Prior(nn.Module, abc.ABC):
 
 
 class Counted:
-    """A prior that counts its network calls (per sample) and vector-Jacobian products; used by the loop."""
+    """A prior that counts its network calls (per sample) and vector-Jacobian products; used by the loop.
 
-    def __init__(self, prior: Prior):
-        self.prior = prior
+    ``batch`` bounds how many samples the prior sees at once, for methods that need all of theirs together.
+    """
+
+    def __init__(self, prior: Prior, batch: int | None = None):
+        self.prior, self.batch = prior, batch
         self.space, self.sigma_min, self.sigma_max = prior.space, prior.sigma_min, prior.sigma_max
         self.calls = 0
         self.vjps = 0
@@ -73,17 +76,31 @@ class Counted:
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise and count; a number is turned into a 0-dim tensor on the state's device."""
         self.calls += 1
-        return self.prior.denoise(x, sigma if isinstance(sigma, Tensor) else x.new_full((), sigma))
+        parts = [self.prior.denoise(part, level) for part, level in self._parts(x, sigma)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def denoise_vjp(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """``D(x, sigma)`` and the map ``v -> J^T v``, reusable, from one forward pass."""
+        self.calls += 1
+        graphs = []
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            d = self.denoise(x, sigma)
+            for part, level in self._parts(x.detach(), sigma):
+                part = part.requires_grad_()
+                graphs.append((part, self.prior.denoise(part, level)))
 
         def pull(v: Tensor) -> Tensor:
             self.vjps += 1
-            (g,) = torch.autograd.grad(d, x, v, retain_graph=True)
-            return g
+            rows = v.split([len(part) for part, _ in graphs])
+            pulled = [
+                torch.autograd.grad(d, part, row, retain_graph=True)[0]
+                for (part, d), row in zip(graphs, rows, strict=True)
+            ]
+            return pulled[0] if len(pulled) == 1 else torch.cat(pulled)
 
-        return d.detach(), pull
+        return torch.cat([d.detach() for _, d in graphs]), pull
+
+    def _parts(self, x: Tensor, sigma: float | Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        level = sigma if isinstance(sigma, Tensor) else x.new_full((), sigma)
+        size = min(self.batch or len(x), len(x)) or 1
+        parts = x.split(size)
+        return zip(parts, level.split(size) if level.ndim else [level] * len(parts), strict=True)

@@ -33,11 +33,15 @@ GUARD_EVERY = 10  # steps between host-side looks at the non-finite flags
 
 @dc.dataclass
 class State:
-    """What one step hands to the next: the batch ``x`` and named tensors with a leading sample axis."""
+    """What one step hands to the next: the batch ``x``, log-weights and named tensors with a leading sample axis.
+
+    ``done`` ends the run before the grid does, for methods that find their levels on the way.
+    """
 
     x: Tensor
     log_w: Tensor | None = None
     aux: dict[str, Tensor] = dc.field(default_factory=dict)
+    done: bool = False
 
 
 @dc.dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Sampler(abc.ABC):
     paper: ClassVar[str]
     claims: ClassVar[str]
     requires: ClassVar[frozenset[str]] = frozenset()
+    population: ClassVar[bool] = False
+    """The samples interact (particles): they run together, and a chunk only bounds what the prior sees at once."""
 
     def grid(self, prior: Counted) -> Sequence[float]:
         """Noise levels (or iterations), descending; the loop walks over neighbouring pairs."""
@@ -148,7 +154,7 @@ def sample(
     sampler, problem, prior : the method, the data (in physical units) and the denoiser (bound to the image size).
     n : number of samples, or their keys, such as ``[(slice, 0), (slice, 1), ...]``.
     seed : root seed; sample k draws from its own generator keyed by (seed, key k).
-    chunk : samples per batch; results do not depend on it beyond rounding.
+    chunk : samples per batch (of network calls, where samples interact); results do not depend on it beyond rounding.
     store : checkpoints; an interrupted run continues to the same samples.
     on_step : called with (done, total, info) after every step; returning False saves a checkpoint and stops early with
     what is there.
@@ -168,8 +174,11 @@ def sample(
     parts, size, i = [], chunk or len(keys), 0
     while i < len(keys):
         try:
-            parts.append(loop.run(keys[i : i + size]))
-            i += size
+            if sampler.population:
+                counted.batch = size
+            together = len(keys) if sampler.population else size
+            parts.append(loop.run(keys[i : i + together]))
+            i += together
         except torch.OutOfMemoryError as error:
             if size == 1:
                 raise ResourceError(
@@ -189,7 +198,8 @@ def sample(
         "network_calls": loop.calls // len(parts), "network_vjps": loop.vjps // len(parts),
         "seconds": time.time() - start, "cpu_seconds": time.process_time() - cpu, **sampler.diagnostics(trace),
     }  # fmt: skip
-    return Samples(prior.to_physical(x), None, trace, failed, provenance)
+    log_w = None if parts[0][3] is None else torch.cat([cast(Tensor, p[3]) for p in parts])
+    return Samples(prior.to_physical(x), log_w, trace, failed, provenance)
 
 
 @dc.dataclass
@@ -206,8 +216,8 @@ class _Loop:
     calls: int = 0
     vjps: int = 0
 
-    def run(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """One chunk from start (or checkpoint) to end: samples, failed flags, trace."""
+    def run(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor, dict[str, Tensor], Tensor | None]:
+        """One chunk from start (or checkpoint) to end: samples, failed flags, trace, log-weights."""
         prior, sampler, device = self.prior, self.sampler, self.problem.device
         rng = self.rng_factory(self.seed, keys, device, self.rng_mode)
         like = torch.zeros((len(keys), *prior.space.shape), dtype=prior.space.dtype, device=device)
@@ -229,8 +239,13 @@ class _Loop:
                 # a sum is non-finite if any term is, and a non-finite number minus itself is NaN: one pass over the
                 # state
                 total = state.x.flatten(1).sum(1)
-                failed = failed | (total - total != 0)
-                state.x = torch.where(failed.view(-1, *(1,) * (state.x.ndim - 1)), 0.0, state.x)
+                bad = total - total != 0
+                if state.log_w is None:
+                    failed = bad = failed | bad
+                else:  # a particle without weight is replaced when the population resamples
+                    state.log_w = torch.where(bad, -torch.inf, state.log_w)
+                    failed = (state.log_w == -torch.inf).all().expand_as(failed)
+                state.x = torch.where(bad.view(-1, *(1,) * (state.x.ndim - 1)), 0.0, state.x)
                 trace.append({key: value.detach() for key, value in info.items()})
                 if k % GUARD_EVERY == GUARD_EVERY - 1 and bool(failed.all()):
                     break
@@ -238,13 +253,13 @@ class _Loop:
                 if self.store is not None and (stop or time.monotonic() - last > self.checkpoint_every):
                     self._save(name, identity, state, failed, k + 1, trace, rng)
                     last = time.monotonic()
-                if stop:
+                if stop or state.done:
                     break
             x = sampler.finish(self.problem, prior, state, rng)
         failed = failed | ~torch.isfinite(x).flatten(1).all(1)
         self.calls += prior.calls
         self.vjps += prior.vjps
-        return x, failed, _stack(trace)
+        return x, failed, _stack(trace), state.log_w
 
     def _save(
         self, name: str, identity: str, state: State, failed: Tensor, done: int, trace: list[Info], rng: Rng
