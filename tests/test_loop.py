@@ -16,6 +16,7 @@ from sciinv.testing import check_sampler
 
 QUICK = {
     "pnpdm": {"anneal": 3, "stationary": 4, "rho_min": 0.2},
+    "sgs_smc": {"rungs": 6, "rho_min": 0.2},
     "mmps": {"steps": 8},
     "dps": {"steps": 8},
 }

@@ -167,6 +167,9 @@ def _one_bad_sample(name: str, run: functools.partial[Samples], whole: Samples, 
     if n < 2:
         return
     out = run(rng_factory=_PoisonRng)
+    if out.log_w is not None:  # a population replaces a particle that was lost
+        _complete(f"{name} with a particle made NaN", out, n)
+        return
     expected = torch.zeros(n, dtype=torch.bool)
     expected[1] = True
     if out.failed is None or not torch.equal(out.failed.cpu(), expected):

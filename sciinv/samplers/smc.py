@@ -1,0 +1,131 @@
+"""Sequential Monte Carlo in a few lines: weights, evidence, resampling, islands (Del Moral 2004; Chopin 2020).
+
+A population of n particles with normalised log-weights is reweighted by ``r``: the evidence gains the factor
+``sum_i w_i r_i`` and ``w_i <- w_i r_i / sum``. When the effective sample size ``1 / sum w_i^2`` falls under a share of
+n, systematic resampling (one uniform number) copies particle i about ``n w_i`` times. Particles may form islands that
+never exchange: their evidences and means then differ by the Monte Carlo error, which is how it is seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sciinv.errors import UsageError
+from sciinv.problem import Info
+from sciinv.rng import Rng
+from sciinv.samplers.base import Sampler, State
+
+SPREAD = 1.0  # islands whose log-evidences differ by more (standard deviation) are pooled equally: one of them is lost
+
+
+def ess(log_w: Tensor) -> Tensor:
+    """Effective sample size of log-weights over the last axis; they need not be normalised."""
+    return (2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1)).exp()
+
+
+def systematic(log_w: Tensor, u: Tensor) -> Tensor:
+    """Ancestors ``(islands, n)`` for log-weights ``(islands, n)`` and one uniform number an island ``(islands,)``.
+
+    Particle i is copied floor(n w_i) or ceil(n w_i) times, n w_i on average.
+    """
+    n = log_w.shape[-1]
+    cdf = log_w.softmax(-1).cumsum(-1)
+    points = (torch.arange(n, device=u.device, dtype=u.dtype) + u[..., None]) / n
+    return torch.searchsorted(cdf / cdf[..., -1:], points, right=True).clamp_max(n - 1)
+
+
+@dc.dataclass(frozen=True)
+class Population(Sampler):
+    """Methods whose samples are particles.
+
+    Attributes
+    ----------
+    islands : independent populations that the particles are split into.
+    resample_below : resample when the effective sample size is under this share of a population; 1 is always.
+    """
+
+    population: ClassVar[bool] = True
+    islands: int = 1
+    resample_below: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.islands < 1 or not 0 <= self.resample_below <= 1:
+            raise UsageError(
+                f"{self.name} settings are impossible", expected="islands >= 1, 0 <= resample_below <= 1",
+                found=repr(self),
+            )  # fmt: skip
+
+    def start(self, x: Tensor, **aux: Tensor) -> State:
+        """The first state: equal weights, evidence one, every particle its own ancestor."""
+        n = len(x)
+        if n % self.islands:
+            raise UsageError(
+                "particles do not divide into islands", expected=f"a multiple of {self.islands}", found=str(n)
+            )
+        zero = x.new_zeros(n, dtype=torch.float64)
+        kept = {"log_z": zero, "ancestor": torch.arange(n, device=x.device), **aux}
+        return State(x, zero - math.log(n // self.islands), kept)
+
+    def reweigh(
+        self, state: State, log_ratio: Tensor, rng: Rng, resample_below: float | None = None
+    ) -> tuple[State, Info]:
+        """Multiply the weights by ``exp(log_ratio)`` ``(n,)``, account for the evidence, resample if that is due.
+
+        Everything in ``aux`` follows its particle. The last weights of a run stay weights: ``resample_below=0``.
+        """
+        assert state.log_w is not None
+        shape = (self.islands, len(state.x) // self.islands)
+        # a particle that became non-finite weighs nothing and is replaced
+        log_w = (state.log_w + log_ratio).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).view(shape)
+        gain = log_w.logsumexp(-1, keepdim=True)
+        log_z = state.aux["log_z"] + gain.expand(shape).reshape(-1)
+        log_w = log_w - gain
+        size = ess(log_w)
+        below = self.resample_below if resample_below is None else resample_below
+        due = (size < below * shape[1])[:, None]
+        stay = torch.arange(shape[1], device=log_w.device).expand(shape)
+        # drawn whether it is needed or not: what is drawn must not depend on the weights
+        u = rng.uniform((), torch.float64).view(shape)[:, 0]
+        local = torch.where(due, systematic(log_w, u), stay)
+        first = torch.arange(self.islands, device=log_w.device)[:, None] * shape[1]
+        chosen = (local + first).view(-1)
+        log_w = torch.where(due, -math.log(shape[1]), log_w).view(-1)
+        aux = {k: v[chosen] for k, v in {**state.aux, "log_z": log_z}.items()}
+        info = {
+            "ess": size[:, None].expand(shape).reshape(-1),
+            "log_z": log_z,
+            "ancestor": aux["ancestor"],
+        }
+        return State(state.x[chosen], log_w, aux), info
+
+    def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
+        if "log_z" not in trace:
+            return {}
+        n = trace["log_z"].shape[1]
+        log_z = trace["log_z"][-1].view(self.islands, -1)[:, 0]
+        found: dict[str, Any] = {
+            "log_evidence": float(log_z.logsumexp(0) - math.log(self.islands)),
+            "ess_min": float(trace["ess"].min()),
+            "ancestors": int(trace["ancestor"][-1].unique().numel()),
+            "particles": n,
+        }
+        if self.islands > 1:
+            spread = float(log_z.std())
+            found |= {"log_evidence_spread": spread, "islands_pooled": "by evidence" if spread <= SPREAD else "equally"}
+        return found
+
+    def finish(self, problem: Any, prior: Any, state: State, rng: Rng) -> Tensor:
+        """The particles; islands are pooled by evidence where its spread allows, else equally."""
+        assert state.log_w is not None
+        shape = (self.islands, -1)
+        log_z = state.aux["log_z"].view(shape)
+        spread = log_z[:, 0].std() if self.islands > 1 else log_z.new_zeros(())
+        share = torch.where(spread <= SPREAD, log_z.log_softmax(0), -math.log(self.islands))
+        state.log_w = (state.log_w.view(shape) + share).view(-1)
+        return state.x
