@@ -67,7 +67,7 @@ def test_one_rho_a_sample_and_stacked_problems() -> None:
 
 
 def test_single_precision_far_from_the_data() -> None:
-    """sigma is a thousandth of the signal, rho a hundred times sigma; a residual formed as |r|^2 minus would lose it."""
+    """Noise of a thousandth of the signal, rho a hundred times that: ``|r|^2`` less a projection would lose it."""
     matrix = torch.randn(20, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = Rng(0, [0, 1]).normal((30,), torch.float64)
     y = matrix @ x[0] + 1e-3 * Rng(1, [0]).normal((20,), torch.float64)[0]

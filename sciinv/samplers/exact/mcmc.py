@@ -1,0 +1,161 @@
+"""Metropolis-corrected draws of ``p(y | z) N(z; x, rho^2 I)`` for any differentiable operator.
+
+The coupling is integrated exactly and only the likelihood is split off (Beskos et al. 2011; Shahbaba et al. 2014): with
+velocities ``v ~ N(0, rho^2)`` one leap of angle a is a kick ``v += a/2 rho^2 grad log p(y | z)``, a rotation of
+``(z - x, v)`` by a, and a kick; the proposal is accepted with probability ``min(1, exp(-change of energy))``, per
+sample. Where the data say nothing it is an independent draw, whatever the dimension. One leap is MALA (the
+preconditioned Crank-Nicolson form), several are HMC. ``grad log p(y | z) = J^H (y - A(z)) / sigma^2``.
+
+The angle is tuned per sample by Robbins-Monro steps towards the best acceptance rate, .57 (MALA; Roberts and
+Rosenthal 1998) or .8 (HMC; Hoffman and Gelman 2014), while the caller says so, and then frozen: only a kernel that
+does not learn from its own past leaves the law invariant. ``ula`` accepts everything (its angle aims at .8): biased,
+kept for comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sciinv.errors import MismatchError
+from sciinv.operator import inner
+from sciinv.problem import Info, Problem
+from sciinv.rng import Rng
+
+Kernel = Literal["auto", "exact", "mala", "hmc", "ula"]
+
+LEAPS = {"mala": 1, "ula": 1, "hmc": 8}
+ACCEPT = {"mala": 0.57, "ula": 0.8, "hmc": 0.8}
+
+
+class Chain(NamedTuple):
+    """One Markov chain a sample: position ``(n, *space)``, log angle ``(n,)``, tuning steps made so far ``(n,)``."""
+
+    z: Tensor
+    log_step: Tensor
+    tuned: Tensor
+
+
+def start_chain(problem: Problem, x: Tensor, rho: float, kernel: str) -> Chain:
+    """A chain at ``x`` whose first kick is no longer than the velocity it changes."""
+    _, gradient = residual_and_gradient(problem, x)
+    pull = rho * gradient.flatten(1).norm(dim=1) / math.sqrt(x[0].numel())
+    step = 1 / pull.clamp_min(1 / _longest(kernel))
+    return Chain(x, step.log(), torch.zeros_like(step))
+
+
+def move(
+    problem: Problem, x: Tensor, rho: float, chain: Chain, rng: Rng, *, kernel: str, steps: int, tune: bool | Tensor
+) -> tuple[Chain, Info]:
+    """``steps`` transitions of ``kernel`` (mala, hmc or ula) for the target ``p(y | z) N(z; x, rho^2)``.
+
+    Parameters
+    ----------
+    tune : whether the angle still adapts, for all or per sample ``(n,)``; the kernel is exact when it does not.
+
+    Returns
+    -------
+    The moved chain and, per sample, the mean acceptance probability ``accept`` and the angle ``mcmc_step``.
+    """
+    z, log_step, tuned = chain
+    residual, gradient = residual_and_gradient(problem, z)
+    accepted, ndim = torch.zeros_like(log_step), len(problem.operator.codomain.shape)
+    for _ in range(steps):
+        v = rho * rng.normal_like(z)
+        chance = rng.uniform((2,)).to(z.dtype)
+        # a random length keeps HMC from returning to where it started in stiff directions
+        angle = log_step.exp() * (1 - 0.4 * chance[:, 1]) if LEAPS[kernel] > 1 else log_step.exp()
+        new, v_new, r_new, g_new = z, v, residual, gradient
+        a = _column(angle, z)
+        cos, sin, kick = a.cos(), a.sin(), 0.5 * a * rho * rho
+        for _ in range(LEAPS[kernel]):
+            v_new = v_new + kick * g_new
+            off = new - x
+            new, v_new = x + cos * off + sin * v_new, cos * v_new - sin * off
+            r_new, g_new = residual_and_gradient(problem, new)
+            v_new = v_new + kick * g_new
+        # differences of squares as products: energies of a large image would cancel in single precision
+        change = _difference(r_new, residual, ndim) / (2 * problem.noise.sigma**2)
+        change = change + (_difference(new - x, z - x) + _difference(v_new, v)) / (2 * rho * rho)
+        probability = torch.exp(-change.clamp_min(0)).nan_to_num(0.0)
+        accept = torch.ones_like(change, dtype=torch.bool) if kernel == "ula" else chance[:, 0] < probability
+        z, gradient = (torch.where(_column(accept, z), b, a) for a, b in ((z, new), (gradient, g_new)))
+        residual = torch.where(_column(accept, residual), r_new, residual)
+        gain = tune * (1 + tuned).rsqrt().clamp_min(0.1)
+        log_step = (log_step + gain * (probability - ACCEPT[kernel])).clamp_max(math.log(_longest(kernel)))
+        tuned, accepted = tuned + tune, accepted + probability / steps
+    return Chain(z, log_step, tuned), {"accept": accepted, "mcmc_step": log_step.exp()}
+
+
+def consistency(
+    problem: Problem,
+    x: Tensor,
+    rho: float,
+    aux: dict[str, Tensor],
+    rng: Rng,
+    *,
+    kernel: Kernel,
+    steps: int,
+    tune: bool,
+) -> tuple[Tensor, dict[str, Tensor], Info]:
+    """The z-step of split Gibbs: exact for linear problems, else ``steps`` Metropolis-corrected transitions.
+
+    ``aux`` holds the chain between sweeps (empty at first): a few transitions leave the joint law invariant only when
+    they continue from the last z.
+    """
+    chosen = resolve(kernel, problem)
+    if chosen == "exact":
+        z, info = problem.draw(x, rho, rng)
+        return z, {}, info
+    chain = Chain(aux["z"], aux["log_step"], aux["tuned"]) if "z" in aux else start_chain(problem, x, rho, chosen)
+    chain, info = move(problem, x, rho, chain, rng, kernel=chosen, steps=steps, tune=tune)
+    return chain.z, chain._asdict(), info
+
+
+def resolve(kernel: Kernel, problem: Problem) -> str:
+    """``auto`` is exact when the problem is linear, else MALA."""
+    return ("exact" if "linear" in problem.capabilities() else "mala") if kernel == "auto" else kernel
+
+
+def check_kernel(method: str, kernel: Kernel, problem: Problem) -> None:
+    """Refuse a kernel that the problem cannot offer.
+
+    Raises
+    ------
+    MismatchError : an exact draw from nonlinear data, or a gradient of data without a forward operator.
+    """
+    from sciinv.samplers import METHODS
+
+    found, chosen = problem.capabilities(), resolve(kernel, problem)
+    needed = "linear" if chosen == "exact" else "differentiable"
+    if needed not in found:
+        fits = [m.name for m in METHODS.values() if m.requires <= found]
+        raise MismatchError(
+            f"{method} with the {chosen} likelihood step needs a {needed} operator",
+            found=", ".join(sorted(found)),
+            hint=f"another kernel; methods for this problem: {', '.join(fits) or 'none'}",
+        )
+
+
+def residual_and_gradient(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
+    """``y - A(z)`` and ``grad log p(y | z)``, with the true factor one half."""
+    r = problem.residual(z)
+    back = problem.linear.adjoint(r) if problem.operator.linear else problem.operator.vjp(z, r)
+    return r, back / problem.noise.sigma**2
+
+
+def _longest(kernel: str) -> float:
+    """A quarter turn in all: an independent draw where the data are silent."""
+    return math.pi / 2 / LEAPS[kernel]
+
+
+def _column(t: Tensor, like: Tensor) -> Tensor:
+    return t.view(-1, *(1,) * (like.ndim - 1))
+
+
+def _difference(a: Tensor, b: Tensor, ndim: int | None = None) -> Tensor:
+    """``|a|^2 - |b|^2`` per sample."""
+    return inner(a - b, a + b, a.ndim - 1 if ndim is None else ndim)
