@@ -24,6 +24,7 @@ VERBS = [
     "validate",
     "simulate",
     "methods",
+    "certify",
     "train",
     "priors",
     "report",

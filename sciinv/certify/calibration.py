@@ -101,7 +101,7 @@ def ranks(truth: Tensor, draws: Tensor) -> Tensor:
 
 
 def rank_uniformity(rank: Tensor, n: int, bins: int = 16) -> Tensor:
-    """p value of the chi-squared test that ranks ``(s, q)`` are uniform on 0..n; ``(q,)``.
+    """Probability (p value) of the chi-squared test that ranks ``(s, q)`` are uniform on 0..n; ``(q,)``.
 
     ``bins`` is lowered until it divides ``n + 1``, so that every bin is expected to hold the same number.
     """

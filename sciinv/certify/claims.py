@@ -1,8 +1,8 @@
 """What a method says of itself as a gate that can fail.
 
 * ``exact`` family: on the overlapping mixture (or the first reference below that it can run on) the error is at most
-  `WITHIN` times the floor at the largest budget, or its excess over the floor falls with the budget to `FALL` of itself:
-  "exact in the limit". The floor of a larger population falls by itself, so it is taken off first.
+  `WITHIN` times the floor at the largest budget, or its excess over the floor falls with the budget to `FALL` of
+  itself: "exact in the limit". The floor of a larger population falls by itself, so it is taken off first.
 * claims of exactness for Gaussian priors: on the dense Gaussian the covariance error falls with the budget to `FALL` of
   itself and the mean is within `MEAN` posterior standard deviations.
 * anything else claims no exactness: there is nothing to refute.

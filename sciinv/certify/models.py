@@ -2,8 +2,9 @@
 
 ``theta ~ sum_k w_k N(m_k, C)``, ``y = A theta + sigma n``. With ``S = A C A^T + sigma^2 I`` and ``K = C A^T S^-1`` the
 posterior is the mixture of weights ``w_k(y) ~ w_k N(y; A m_k, S)``, means ``m_k + K (y - A m_k)`` and covariance
-``C - K A C``; it is drawn without any root of that covariance by Matheron's rule, ``theta' + K (y - A theta' - sigma n')``
-with ``(theta', n')`` from the prior of the component (Doucet 2010). One component is the Gaussian case.
+``C - K A C``; it is drawn without any root of that covariance by Matheron's rule,
+``theta' + K (y - A theta' - sigma n')`` with ``(theta', n')`` from the prior of the component (Doucet 2010). One
+component is the Gaussian case.
 """
 
 from __future__ import annotations

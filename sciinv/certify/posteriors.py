@@ -7,7 +7,6 @@ is run once for each data set and resampled to equal weights.
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,30 +16,15 @@ from sciinv.certify.metrics import equalised
 from sciinv.certify.models import LinearMixture
 from sciinv.certify.references import Reference
 from sciinv.certify.settings import is_population
-from sciinv.rng import Key, Rng
+from sciinv.certify.stream import OneStream
+from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, sample
 
 F64 = torch.float64
+PARTICLES = 256  # of a population, for every data set
 
 
-class OneStream(Rng):
-    """One generator for the whole batch: much faster for many small states, at the price of batch invariance."""
-
-    def __init__(self, seed: int, index: Sequence[Key], device: torch.device | str = "cpu", mode: str = "cpu"):
-        self.rows = len(index)
-        super().__init__(seed, [0], device, mode)
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        return super().normal((self.rows, *shape), dtype).flatten(0, 1)
-
-    def uniform(self, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
-        return super().uniform((self.rows, *shape), dtype).flatten(0, 1)
-
-
-def sampler_posterior(sampler: Sampler, reference: Reference, particles: int = 256, seed: int = 0) -> DrawPosterior:
+def sampler_posterior(sampler: Sampler, reference: Reference, seed: int = 0) -> DrawPosterior:
     """The posterior that ``sampler`` draws on the problem of a linear reference, for any data."""
     dtype = reference.prior.space.dtype
 
@@ -51,7 +35,7 @@ def sampler_posterior(sampler: Sampler, reference: Reference, particles: int = 2
 
     def alone(y: Tensor, n: int, k: int) -> Tensor:
         problem = dc.replace(reference.problem, y=y.to(dtype))
-        out = sample(sampler, problem, reference.prior, max(particles, n), seed + k, rng_factory=OneStream)
+        out = sample(sampler, problem, reference.prior, max(PARTICLES, n), seed + k, rng_factory=OneStream)
         w = None if out.log_w is None else out.weights.to(F64)
         # resampling sorts: systematic resampling first, then a spread-out subset of it
         x = equalised(out.good.flatten(1).to(F64), w, len(out.good), seed + k)

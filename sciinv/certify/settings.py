@@ -16,7 +16,7 @@ from sciinv.samplers.base import Sampler
 WORK = ("steps", "sweeps", "iterations", "anneal")
 GROWTH = (0.25, 1.0, 4.0)  # of the default amount of work
 PARTICLES = {True: (128, 512), False: (256, 1024, 4096)}
-SAMPLES = {True: 512, False: 2000}
+SAMPLES = {True: 256, False: 2000}
 
 
 @dc.dataclass(frozen=True)
@@ -44,9 +44,9 @@ def budgets(method: type[Sampler], scale: float, dimension: int, fast: bool) -> 
     """
     fixed = _scaled(method, scale)
     if is_population(method):
-        counts = [n for n in PARTICLES[fast] if n * dimension <= 1 << 19]
+        counts = [n for n in PARTICLES[fast] if n * dimension <= 1 << 20]
         return [Budget(f"{n} particles", method(**fixed), n) for n in counts]
-    fields = {f.name: f.default for f in dc.fields(method)}
+    fields: dict[str, Any] = {f.name: f.default for f in dc.fields(method)}
     work = next((name for name in WORK if name in fields), None)
     if work is None:
         return [Budget("defaults", method(**fixed), SAMPLES[fast])]
