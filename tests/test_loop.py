@@ -11,7 +11,7 @@ from sciinv.errors import MismatchError, NumericalError, ResourceError
 from sciinv.generic.phase_retrieval import PhaseRetrieval
 from sciinv.noise import Gaussian
 from sciinv.problem import Problem
-from sciinv.samplers import METHODS, PnPDM, sample
+from sciinv.samplers import METHODS, sample
 from sciinv.testing import check_sampler
 
 QUICK = {
@@ -41,7 +41,7 @@ def test_nonlinear_problem_is_refused_with_the_methods_that_fit() -> None:
     operator = PhaseRetrieval((1, 4, 4), dtype=torch.float32)
     problem = Problem(torch.zeros(operator.codomain.shape), operator, Gaussian(1.0))
     with pytest.raises(MismatchError, match=r"linear.*dps"):
-        sample(PnPDM(), problem, prior, 1, seed=0)
+        sample(METHODS["mmps"](), problem, prior, 1, seed=0)
 
 
 def test_all_samples_failing_is_a_numerical_error() -> None:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from known import Quadrature, Ring, blurred
 from support import gaussian_problem
 
 from sciinv.errors import MismatchError
@@ -11,13 +12,15 @@ from sciinv.generic.dense import Dense
 from sciinv.generic.fourier import FourierMask
 from sciinv.noise import Gaussian
 from sciinv.prior import Counted
-from sciinv.priors.gaussian import GaussianPrior
+from sciinv.priors.gaussian import GaussianPrior, anisotropic_gaussian
+from sciinv.priors.mixture import MixturePrior
 from sciinv.priors.random_field import RandomFieldPrior
 from sciinv.problem import Problem, QuadraticProblem
 from sciinv.rng import Rng
 from sciinv.samplers import PnPDM, sample
+from sciinv.samplers.exact.inflated import rho_correction
 from sciinv.samplers.kernels import prior_step
-from sciinv.testing import affine_law, mean_cov_error
+from sciinv.testing import affine_law, check_sampler, mean_cov_error, moments, sampling_floor
 
 
 class Probed(PnPDM):
@@ -137,3 +140,76 @@ def test_random_field_maps_are_within_twice_the_sampling_floor() -> None:
     # negative control: a first coupling narrower than the field's large scales never moves them (their std is 12)
     bad = random_field_run(mask, 64, rho_max=1.0, rho_min=0.05, anneal=24, stationary=16, log_step=0.25)
     assert bad["std"] > 2, bad
+
+
+@pytest.mark.slow
+def test_bias_falls_as_rho_squared() -> None:
+    prior, sigma = anisotropic_gaussian(dtype=torch.float64), 0.7
+    prior.sigma_min = 0.01
+    g = torch.Generator().manual_seed(3)
+    matrix = torch.linalg.qr(torch.randn(6, 6, generator=g, dtype=torch.float64))[0]
+    problem = Problem(matrix @ torch.randn(6, generator=g, dtype=torch.float64), Dense(matrix, (1, 6)), Gaussian(sigma))
+    truth = prior.posterior(problem.operator, problem.y, sigma)[:2]
+    bias = {}
+    for rho, sweeps in ((0.15, 60), (0.3, 25)):
+        fields = {"rho_max": 2.0, "rho_min": rho, "anneal": 12, "stationary": sweeps, "log_step": 0.3}
+        mean, cov = affine_law(PnPDM(start="noise", **fields), problem, prior)
+        bias[rho] = mean_cov_error(mean, cov, *truth)[0]
+        inflated = prior.posterior(problem.operator, problem.y, sigma, rho)[:2]
+        assert bias[rho] == pytest.approx(mean_cov_error(*inflated, *truth)[0], rel=0.05)
+    assert math.log2(bias[0.3] / bias[0.15]) == pytest.approx(2, abs=0.2)
+
+
+def test_rho_correction_removes_the_bias() -> None:
+    problem, prior = gaussian_problem()
+    prior.sigma_min, rho = 0.005, 0.3
+    truth = prior.posterior(problem.operator, problem.y, problem.noise.sigma)
+    x = sample(PnPDM(rho_max=0.4, rho_min=rho, anneal=16, stationary=12, log_step=0.2), problem, prior, 2000, 0).x
+    w = rho_correction(problem, x, rho).softmax(0)
+    floor = sampling_floor(truth, int(1 / w.square().sum()))
+    flat = x.flatten(1)
+    mean = w @ flat
+    cov = ((flat - mean) * w[:, None]).T @ (flat - mean)
+    corrected, plain = (mean_cov_error(*law, *truth[:2]) for law in ((mean, cov), moments(x)))
+    assert corrected[0] < 2 * floor[0] and corrected[1] < 2 * floor[1], (corrected, floor)
+    assert plain[0] > 2 * floor[0], (plain, floor)
+
+
+RHO_RING = 0.2
+
+
+def ring_problem() -> tuple[Problem, MixturePrior]:
+    """Three components in the plane, seen through their distance from the origin."""
+    means = torch.tensor([[[0.8, 0.3]], [[-0.9, 0.9]], [[0.2, -1.2]]], dtype=torch.float64)
+    weights, variances = torch.tensor([0.5, 0.2, 0.3]), torch.tensor([0.3, 0.15, 0.2])
+    prior = MixturePrior(weights, means, variances, dtype=torch.float64)
+    prior.sigma_min = 0.01
+    return Problem(torch.tensor([1.2], dtype=torch.float64), Ring(), Gaussian(0.15)), prior
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["auto", "hmc", "ula"])
+def test_nonlinear_posterior_by_quadrature(kernel: str) -> None:
+    """MALA and HMC draw the law at rho to within the floor and are within twice the floor of the posterior."""
+    problem, prior = ring_problem()
+    zero, n = torch.zeros((), dtype=torch.float64), 600
+    sampler = PnPDM(
+        start="noise", rho_max=2.0, rho_min=RHO_RING, anneal=30, stationary=20, log_step=0.5, inner=6, kernel=kernel
+    )
+    out = sample(sampler, problem, prior, n, seed=0)
+    posterior = Quadrature(lambda x: problem.log_likelihood(x) + prior.log_marginal(x, zero))
+    at_rho = Quadrature(lambda x: blurred(problem.log_likelihood, x, RHO_RING) + prior.log_marginal(x, zero))
+    ratios = [law.distance(out.x) / law.floor(n) for law in (posterior, at_rho)]
+    assert out.trace["mcmc_step"][-20:].std(0).max() < 1e-6  # frozen in the stationary sweeps
+    assert (ratios[0] < 1.6 and ratios[1] < 1.3) == (kernel != "ula"), ratios
+    prior_only = sample(PnPDM(start="noise", rho_max=2.0, rho_min=2.0, anneal=1, stationary=4), problem, prior, n, 0)
+    assert posterior.distance(prior_only.x) / posterior.floor(n) > 3
+
+
+def test_nonlinear_problems_start_from_noise_only() -> None:
+    problem, prior = ring_problem()
+    with pytest.raises(MismatchError, match=r"linear.*start=noise.*dps"):
+        sample(PnPDM(), problem, prior, 2, seed=0)
+    with pytest.raises(MismatchError, match=r"exact.*linear"):
+        sample(PnPDM(start="noise", kernel="exact"), problem, prior, 2, seed=0)
+    check_sampler(PnPDM(start="noise", anneal=3, rho_max=1.0, rho_min=0.3, inner=2), problem, prior)

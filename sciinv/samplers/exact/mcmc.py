@@ -99,20 +99,24 @@ def consistency(
     *,
     kernel: Kernel,
     steps: int,
-    tune: bool,
+    tuning: int,
 ) -> tuple[Tensor, dict[str, Tensor], Info]:
     """The z-step of split Gibbs: exact for linear problems, else ``steps`` Metropolis-corrected transitions.
 
     ``aux`` holds the chain between sweeps (empty at first): a few transitions leave the joint law invariant only when
-    they continue from the last z.
+    they continue from the last z. The first ``tuning`` sweeps adapt the step.
     """
     chosen = resolve(kernel, problem)
     if chosen == "exact":
         z, info = problem.draw(x, rho, rng)
         return z, {}, info
-    chain = Chain(aux["z"], aux["log_step"], aux["tuned"]) if "z" in aux else start_chain(problem, x, rho, chosen)
-    chain, info = move(problem, x, rho, chain, rng, kernel=chosen, steps=steps, tune=tune)
-    return chain.z, chain._asdict(), info
+    if "z" in aux:
+        chain, sweeps = Chain(aux["z"], aux["log_step"], aux["tuned"]), aux["sweeps"]
+    else:
+        chain = start_chain(problem, x, rho, chosen)
+        sweeps = torch.zeros_like(chain.tuned)
+    chain, info = move(problem, x, rho, chain, rng, kernel=chosen, steps=steps, tune=sweeps < tuning)
+    return chain.z, {**chain._asdict(), "sweeps": sweeps + 1}, info
 
 
 def resolve(kernel: Kernel, problem: Problem) -> str:
@@ -127,17 +131,21 @@ def check_kernel(method: str, kernel: Kernel, problem: Problem) -> None:
     ------
     MismatchError : an exact draw from nonlinear data, or a gradient of data without a forward operator.
     """
-    from sciinv.samplers import METHODS
-
     found, chosen = problem.capabilities(), resolve(kernel, problem)
     needed = "linear" if chosen == "exact" else "differentiable"
     if needed not in found:
-        fits = [m.name for m in METHODS.values() if m.requires <= found]
         raise MismatchError(
             f"{method} with the {chosen} likelihood step needs a {needed} operator",
             found=", ".join(sorted(found)),
-            hint=f"another kernel; methods for this problem: {', '.join(fits) or 'none'}",
+            hint=f"another kernel; methods for this problem: {fitting(problem)}",
         )
+
+
+def fitting(problem: Problem) -> str:
+    """Names of the registered methods whose requirements the problem meets."""
+    from sciinv.samplers import METHODS
+
+    return ", ".join(m.name for m in METHODS.values() if m.requires <= problem.capabilities()) or "none"
 
 
 def residual_and_gradient(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
