@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
-from support import gaussian_problem
+from support import Plain, gaussian_problem
 
+from sciinv.certify.metrics import wasserstein_error, wasserstein_floor
+from sciinv.certify.references import ring
 from sciinv.errors import UsageError
 from sciinv.generic.dense import Dense
 from sciinv.noise import Gaussian
@@ -82,7 +84,7 @@ def test_isolated_modes_get_their_weights_and_more_particles_help() -> None:
 
 def test_evidence_is_unbiased() -> None:
     ratios = []
-    for seed in range(16):
+    for seed in range(12):
         problem, prior = toy(seed % 4, 2)
         truth = float(prior.posterior(problem.operator, problem.y, problem.noise.sigma).log_evidence)
         found = sample(SGSSMC(log_step=0.2), problem, prior, 256, seed=seed).provenance["log_evidence"]
@@ -96,13 +98,13 @@ def test_gaussian_posterior_and_evidence_with_islands() -> None:
     problem, prior = gaussian_problem()
     prior.sigma_max, prior.sigma_min = 20.0, 0.005
     law = prior.posterior(problem.operator, problem.y, problem.noise.sigma)
-    out = sample(SGSSMC(islands=4, log_step=0.2), problem, prior, 4000, seed=0)
+    out = sample(SGSSMC(islands=4, log_step=0.2), problem, prior, 2000, seed=0)
     x, w = out.x.flatten(1), out.weights
     mean = w @ x
-    floor = law.cov.diagonal().sqrt() / math.sqrt(4000)
+    floor = law.cov.diagonal().sqrt() / math.sqrt(2000)
     assert bool(((mean - law.mean).abs() < 5 * floor).all())
     cov = (w[:, None] * (x - mean)).T @ (x - mean)
-    assert float((cov - law.cov).norm() / law.cov.norm()) < 0.1
+    assert float((cov - law.cov).norm() / law.cov.norm()) < 0.12
     assert out.provenance["log_evidence"] == pytest.approx(float(law.log_evidence), abs=0.2)
     assert out.provenance["log_evidence_spread"] < 0.3 and out.provenance["islands_pooled"] == "by evidence"
 
@@ -125,3 +127,28 @@ def test_impossible_populations_are_refused() -> None:
         SGSSMC(islands=0)
     with pytest.raises(UsageError, match="multiple of 3"):
         sample(SGSSMC(islands=3), problem, prior, 8, seed=0)
+
+
+def test_without_a_decomposition_the_quadratic_form_is_solved() -> None:
+    problem, prior = gaussian_problem()
+    prior.sigma_max, prior.sigma_min = 20.0, 0.005
+    law = prior.posterior(problem.operator, problem.y, problem.noise.sigma)
+    plain = Problem(problem.y, Plain(problem.operator), problem.noise, cg_tol=1e-9)
+    out = sample(SGSSMC(), plain, prior, 1000, seed=0)
+    assert "log_evidence" not in out.provenance
+    floor = law.cov.diagonal().sqrt() / math.sqrt(1000)
+    assert bool(((out.weights @ out.x.flatten(1) - law.mean).abs() < 6 * floor).all())
+    # negative control: one jump from the prior to the posterior leaves few particles with weight
+    assert float(sample(SGSSMC(rungs=1), plain, prior, 1000, seed=0).weights.max()) > 0.01
+
+
+def test_nonlinear_data_against_quadrature() -> None:
+    reference = ring()
+    out = sample(SGSSMC(rho_max=2.0), reference.problem, reference.prior, 1000, seed=0)
+    floor = wasserstein_floor(reference.draw, 1000)
+    assert wasserstein_error(out.x.flatten(1), out.weights, reference.draw) < 2 * floor
+    assert out.provenance["log_evidence"] == pytest.approx(reference.log_evidence, abs=0.25)
+    # negative control: without the weights of the first leg the particles are prior draws
+    blind = Problem(reference.problem.y, reference.problem.operator, Gaussian(1e3))
+    other = sample(SGSSMC(rho_max=2.0), blind, reference.prior, 1000, seed=0)
+    assert wasserstein_error(other.x.flatten(1), other.weights, reference.draw) > 3 * floor

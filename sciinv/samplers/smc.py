@@ -105,16 +105,17 @@ class Population(Sampler):
         return State(state.x[chosen], log_w, aux), info
 
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
-        if "log_z" not in trace:
+        if "ess" not in trace:
             return {}
-        n = trace["log_z"].shape[1]
-        log_z = trace["log_z"][-1].view(self.islands, -1)[:, 0]
         found: dict[str, Any] = {
-            "log_evidence": float(log_z.logsumexp(0) - math.log(self.islands)),
             "ess_min": float(trace["ess"].min()),
             "ancestors": int(trace["ancestor"][-1].unique().numel()),
-            "particles": n,
+            "particles": trace["ess"].shape[1],
         }
+        if "log_z" not in trace:  # a method that does not know its constants
+            return found
+        log_z = trace["log_z"][-1].view(self.islands, -1)[:, 0]
+        found["log_evidence"] = float(log_z.logsumexp(0) - math.log(self.islands))
         if self.islands > 1:
             spread = float(log_z.std())
             found |= {"log_evidence_spread": spread, "islands_pooled": "by evidence" if spread <= SPREAD else "equally"}

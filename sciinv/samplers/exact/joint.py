@@ -1,0 +1,96 @@
+"""Split-Gibbs SMC for nonlinear data: the pair (x, z) is annealed, since its x-marginal has no closed form.
+
+With ``e = (z - x) / rho`` the joint law of split Gibbs is ``p(x) N(e; 0, I) p(y | x + rho e)^beta``. Two legs: beta
+rises from 0 to 1 at ``rho_max``, weights ``p(y | z)^(beta' - beta)``; then rho falls with e held, weights
+``p(y | x + rho' e) / p(y | x + rho e)``, down to rho = 0, where x alone is left. Holding e makes the weights depend on
+the likelihood only: annealing ``N(z; x, rho^2)`` with z held would need a number of rungs that grows with the size of
+the image. Between weights z moves by Metropolis-corrected transitions and x by the prior step.
+"""
+
+from __future__ import annotations
+
+import dataclasses as dc
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sciinv.noise import Gaussian
+from sciinv.prior import Counted
+from sciinv.problem import Info, Problem
+from sciinv.rng import Rng
+from sciinv.samplers.base import State
+from sciinv.samplers.exact.mcmc import ACCEPT, Chain, move, start_chain
+from sciinv.samplers.kernels import prior_step
+from sciinv.samplers.smc import ess
+
+if TYPE_CHECKING:
+    from sciinv.samplers.exact.sgs_smc import SGSSMC
+
+HALVINGS = 16  # of beta or log rho: each one costs the forward operator
+
+
+def joint_start(method: SGSSMC, x: Tensor, rng: Rng) -> State:
+    """Prior draws x with their z, no data yet."""
+    ones = torch.ones(len(x), dtype=torch.float64, device=x.device)
+    z = x + method.rho_max * rng.normal_like(x)
+    step = ones.to(x.dtype) * 0
+    return method.start(x, z=z, log_step=step, tuned=step, beta=ones * 0, rho=ones * method.rho_max)
+
+
+def joint_step(
+    method: SGSSMC, problem: Problem, prior: Counted, state: State, last: bool, rng: Rng
+) -> tuple[State, Info]:
+    """One rung: the next beta or rho, weights, resampling, a move of z and of x."""
+    assert state.log_w is not None
+    log_w, z, x = state.log_w, state.aux["z"], state.x
+    beta, rho = (float(v) for v in torch.stack([state.aux["beta"][0], state.aux["rho"][0]]).tolist())
+    fit = problem.log_likelihood(z).to(torch.float64)
+
+    def enough(log_ratio: Tensor) -> Tensor:
+        sizes = ess((log_w + log_ratio).nan_to_num(nan=-torch.inf).view(method.islands, -1))
+        return sizes.min() >= method.ess_target * len(x) / method.islands
+
+    def at(width: float | Tensor) -> Tensor:
+        return problem.log_likelihood(x + (width / rho) * (z - x)).to(torch.float64) - fit
+
+    if beta < 1:
+        share = 1.0 if last else float(_widest(lambda share: enough(share * (1 - beta) * fit), fit.new_zeros(())))
+        up = 1.0 if share == 1 else beta + share * (1 - beta)
+        ratio, width, first = (up - beta) * fit, rho, beta == 0
+    else:
+        up, first = 1.0, False
+        if last or rho <= method.rho_min * (1 + 1e-9) or bool(enough(at(0.0))):
+            state, info = method.reweigh(state, at(0.0), rng, 0.0)
+            state.done = True
+            return state, {**info, "rho": state.aux["rho"] * 0, "accept": info["ess"].new_ones(len(x))}
+        span = torch.tensor(method.rho_min / rho).log()
+        part = _widest(lambda share: enough(at((share * span.to(fit.device)).exp() * rho)), fit.new_zeros(()))
+        width = max(rho * float((part * span).exp()), method.rho_min)
+        ratio = at(width)
+        state.aux["z"] = x + (width / rho) * (z - x)
+    state, info = method.reweigh(state, ratio, rng)
+    tempered = dc.replace(problem, noise=Gaussian(problem.noise.sigma / up**0.5))
+    chain = Chain(*(state.aux[k] for k in ("z", "log_step", "tuned")))
+    if first:
+        chain = start_chain(tempered, state.aux["z"], width, method.kernel)
+        chain = chain._replace(log_step=chain.log_step.mean().expand_as(chain.log_step))
+    chain, extra = move(tempered, state.x, width, chain, rng, kernel=method.kernel, steps=method.inner, tune=False)
+    # one angle for all, learned from the rung before: within a rung the kernel is exact
+    better = chain.log_step + (extra["accept"].mean() - ACCEPT[method.kernel])
+    chain = chain._replace(log_step=better)
+    state.x = prior_step(prior, chain.z, width, rng, method.log_step, method.order)
+    state.aux |= chain._asdict()
+    state.aux["beta"], state.aux["rho"] = (torch.full_like(state.aux["rho"], v) for v in (up, width))
+    return state, {**info, "rho": state.aux["rho"], "accept": extra["accept"]}
+
+
+def _widest(enough: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:
+    """The largest share of the way, 0-dim in (0, 1], that keeps enough particles."""
+    low, high = zero, zero + 1
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        good = enough(middle)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return torch.where(enough(zero + 1), 1.0, torch.maximum(low, zero + 0.5**HALVINGS))
