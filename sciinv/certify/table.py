@@ -50,7 +50,6 @@ def document(certificate: Certificate, argv: Sequence[str] | None = None) -> dic
         "schema": SCHEMA,
         "command": " ".join(provenance.arguments(scrub, argv)),
         "date": provenance.now(),
-        "commit": provenance.commit(),
         "environment": provenance.environment(),
         "seconds": round(certificate.seconds, 1),
         "claims_refuted": len(certificate.refuted),
@@ -126,7 +125,8 @@ def plot(records: Sequence[Record], path: Path) -> Path:
     rows = math.ceil(len(references) / columns)
     figure = Figure(figsize=(4.2 * columns, 3.0 * rows + 0.7), dpi=120, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flatten()
+    calls = [max(r.network_calls, 1) for r in records]
     for panel, reference in zip(panels, references, strict=False):
         for k, method in enumerate(methods):
             line = [r for r in records if (r.reference, r.method) == (reference, method)]
@@ -139,6 +139,10 @@ def plot(records: Sequence[Record], path: Path) -> Path:
         panel.axhline(1, color="black", lw=0.8, ls="--")
         panel.set_xscale("log")
         panel.set_yscale("log")
+        panel.set_xlim(10 ** math.floor(math.log10(min(calls))), 10 ** math.ceil(math.log10(max(calls)) + 1e-6))
+        panel.set_ylim(min(0.5, panel.get_ylim()[0]), max(20, panel.get_ylim()[1]))
+        panel.yaxis.set_minor_formatter("")
+        panel.tick_params(labelsize=8, labelbottom=True)
         panel.set_title(reference, fontsize=9)
         panel.set_xlabel("network calls per sample", fontsize=8)
         panel.set_ylabel("error / floor", fontsize=8)
