@@ -9,7 +9,7 @@ from sciinv.certify.models import LinearMixture
 from sciinv.certify.posteriors import calibrate_sampler
 from sciinv.certify.settings import budgets
 from sciinv.rng import Rng
-from sciinv.samplers import DPS, MMPS
+from sciinv.samplers import DPS, MMPS, PnPDM
 from sciinv.samplers.base import Sampler, State
 
 F64 = torch.float64
@@ -123,6 +123,12 @@ def test_a_population_is_resampled_by_its_weights() -> None:
 
 
 def test_budgets_grow_by_what_a_method_calls_its_work() -> None:
-    assert [b.sampler.steps for b in budgets(MMPS, 1.0, 8, True)] == [25, 100]
-    assert [b.n for b in budgets(Weighted, 1.0, 8, False)] == [256, 1024, 4096]
-    assert [b.n for b in budgets(Weighted, 1.0, 800, False)] == [256, 1024]
+    ref, high = references.mixture(8, 2, 0), references.mixture(800, 1, 0)
+    assert [b.sampler.steps for b in budgets(MMPS, ref, True)] == [25, 100]
+    assert [b.n for b in budgets(Weighted, ref, False)] == [256, 1024, 4096]
+    assert [b.n for b in budgets(Weighted, high, False)] == [256, 1024]
+    few, many = budgets(PnPDM, ref, True)
+    assert many.sampler.anneal == PnPDM().anneal and few.sampler.stationary < many.sampler.stationary
+    # the shipped widths are for images of standard deviation 0.25; this prior's is 11, and 1 within a mode
+    assert many.sampler.rho_max == pytest.approx(PnPDM().rho_max * ref.scale / 0.25) and ref.scale > 10
+    assert many.sampler.rho_min == pytest.approx(PnPDM().rho_min / 0.25)

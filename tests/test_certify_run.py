@@ -158,12 +158,21 @@ def test_gate_takes_the_floor_of_a_growing_population_off() -> None:
     assert judge("m", "exact", "exact", [Row("512", 0.1, 0.19)]).outcome == "held"
     assert judge("m", "exact", "exact", []).outcome == "not tested"
     assert judge("m", "explicit", "approximate", biased).outcome == "nothing to refute"
+    assert judge("m", "exact", "no exact limit: no weights", biased).outcome == "nothing to refute"
+    assert judge("m", "exact", "exact without measurement noise", biased).outcome == "not tested"
 
 
 def test_methods_that_do_not_fit_are_skipped_with_the_reason() -> None:
     found = run.certify({"mmps": MMPS}, True, references={"ring": [references.ring()]})
     assert not found.records and found.skipped == {"mmps": {"ring": "needs linear"}}
     assert outcome(found) == {"mmps": "not tested"}
+
+
+def test_a_budget_that_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PATIENCE", {True: 1e-9})
+    found = run.certify({"dps": DPS}, True, references={"ring": [references.ring()]})
+    assert [r.budget for r in found.records] == ["50 steps"]
+    assert "took" in found.skipped["dps"]["ring, 200 steps"]
 
 
 def test_nonlinear_reference_is_measured_against_quadrature() -> None:
@@ -187,7 +196,7 @@ def test_files(certificate, tmp_path: Path) -> None:
 
 def test_calibration_is_part_of_the_full_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SIMULATIONS", {False: 60, True: 20})
-    monkeypatch.setattr("sciinv.certify.settings.GROWTH", (0.1, 0.2))
+    monkeypatch.setattr("sciinv.certify.settings.GROWTH", {False: (0.1, 0.2)})
     found = run.certify({"mmps": MMPS}, False, references={"gaussian": [references.gaussian_dense()]})
     (row,) = found.calibrations
     assert row.simulations == 60 and 0 <= row.sbc_p <= 1 and row.tarp_limit > row.tarp
@@ -196,7 +205,7 @@ def test_calibration_is_part_of_the_full_certificate(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sciinv.certify.settings.GROWTH", (0.1, 0.4))
+    monkeypatch.setattr("sciinv.certify.settings.GROWTH", {True: (0.1, 0.4)})
     monkeypatch.setattr(run, "suite", lambda fast: {"gaussian": small()["gaussian"]})
 
 
@@ -205,7 +214,7 @@ def test_command_ends_with_json(quick, capsys, tmp_path: Path) -> None:
     out, err = capsys.readouterr()
     last = json.loads(out.splitlines()[-1])
     assert last["claims_refuted"] == 0 and last["methods"]["mmps"]["outcome"] == "held"
-    assert "mmps on gaussian, steps=40" in err and (tmp_path / "certificate.md").is_file()
+    assert "mmps on gaussian, 40 steps" in err and (tmp_path / "certificate.md").is_file()
 
 
 def test_command_fails_when_a_claim_does(quick, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,15 +8,23 @@ from support import gaussian_problem
 
 import sciinv.samplers
 from sciinv.errors import MismatchError, NumericalError, ResourceError
+from sciinv.generic.mask import Mask
 from sciinv.generic.phase_retrieval import PhaseRetrieval
 from sciinv.noise import Gaussian
 from sciinv.problem import Problem
+from sciinv.rng import Rng
 from sciinv.samplers import METHODS, sample
 from sciinv.testing import check_sampler
 
 QUICK = {
     "pnpdm": {"anneal": 3, "stationary": 4, "rho_min": 0.2},
     "sgs_smc": {"rungs": 6, "rho_min": 0.2},
+    "mcgdiff": {"steps": 8},
+    "tds": {"steps": 8},
+    "ddsmc": {"steps": 8},
+    "fps_smc": {"steps": 8},
+    "fps": {"steps": 8},
+    "smcdiff": {"steps": 8},
     "mmps": {"steps": 8},
     "dps": {"steps": 8},
 }
@@ -25,6 +33,9 @@ QUICK = {
 @pytest.mark.parametrize("name", METHODS)
 def test_contract(name: str) -> None:
     problem, prior = gaussian_problem()
+    if "mask" in METHODS[name].requires:
+        mask = Mask(torch.tensor([[True, False, True, True, False, False]])).double()
+        problem = Problem(mask(prior.draw(Rng(0, [0])))[0], mask, problem.noise)
     check_sampler(METHODS[name](**QUICK[name]), problem, prior)
 
 

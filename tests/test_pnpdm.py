@@ -201,7 +201,7 @@ def test_nonlinear_posterior_by_quadrature(kernel: str) -> None:
     at_rho = Quadrature(lambda x: blurred(problem.log_likelihood, x, RHO_RING) + prior.log_marginal(x, zero))
     ratios = [law.distance(out.x) / law.floor(n) for law in (posterior, at_rho)]
     assert out.trace["mcmc_step"][-20:].std(0).max() < 1e-6  # frozen in the stationary sweeps
-    assert (ratios[0] < 1.6 and ratios[1] < 1.3) == (kernel != "ula"), ratios
+    assert (ratios[0] < 2 and ratios[1] < 1.3) == (kernel != "ula"), ratios
     prior_only = sample(PnPDM(start="noise", rho_max=2.0, rho_min=2.0, anneal=1, stationary=4), problem, prior, n, 0)
     assert posterior.distance(prior_only.x) / posterior.floor(n) > 3
 

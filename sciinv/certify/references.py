@@ -4,6 +4,7 @@
 * ``fourier``: power-law Gaussian random field behind a masked Fourier transform.
 * ``mixture-dD-mM``: the 25-mode mixture of MCGDiff (Cardoso et al. 2024, section 4.1), spacing 8: isolated modes.
 * ``overlap-dD-mM``: the same with spacing 2: modes that touch.
+* ``inpaint-dD-m2``: that one behind a mask, for methods that need masks.
 * ``ring``, ``banana``: nonlinear operators in two dimensions, by quadrature.
 """
 
@@ -19,7 +20,9 @@ from sciinv.certify.models import LinearMixture
 from sciinv.certify.quadrature import Banana, Ring, quadrature
 from sciinv.generic.dense import Dense
 from sciinv.generic.fourier import FourierMask
+from sciinv.generic.mask import Mask
 from sciinv.noise import Gaussian
+from sciinv.operator import LinearOperator
 from sciinv.prior import Prior
 from sciinv.priors.gaussian import anisotropic_gaussian, symmetric_root
 from sciinv.priors.mixture import MixturePrior, grid_mixture
@@ -41,7 +44,8 @@ class Reference:
     name, kind : what it is called; ``gaussian``, ``mixture`` or ``nonlinear``.
     mean, cov : ``(d,)`` and ``(d, d)``, float64.
     log_evidence : ``log p(y)``, normalised over the whole codomain as `Problem.log_likelihood` is.
-    scale : root mean square prior standard deviation of a coordinate; settings with units follow it.
+    scale, detail : root mean square prior standard deviation of a coordinate, of the whole prior and of one mode;
+        settings with units follow them.
     draw : ``(n, seed) -> (n, d)`` exact posterior draws, float64.
     weights, responsibilities : posterior weights of the modes and ``p(mode | x)``, where there are modes.
     """
@@ -54,6 +58,7 @@ class Reference:
     cov: Tensor
     log_evidence: float
     scale: float
+    detail: float
     draw: Callable[[int, int], Tensor]
     weights: Tensor | None = None
     responsibilities: Callable[[Tensor], Tensor] | None = None
@@ -65,7 +70,7 @@ def gaussian_dense(sigma: float = 0.3, seed: int = 3) -> Reference:
     prior.sigma_min, prior.sigma_max = 0.005, 20.0
     operator = Dense(Rng(seed, [0]).normal((3, 6), F64)[0], (1, 6))
     model = LinearMixture.of(prior, operator, sigma)
-    return _linear("gaussian", "gaussian", model, prior, operator, model.simulate(1, seed)[1][0], seed)
+    return _linear("gaussian", "gaussian", model, prior, operator, model.simulate(1, seed)[1][0])
 
 
 def gaussian_fourier(size: int = 8, sigma: float = 0.1, fraction: float = 0.5, seed: int = 5) -> Reference:
@@ -84,7 +89,7 @@ def gaussian_fourier(size: int = 8, sigma: float = 0.1, fraction: float = 0.5, s
     def draw(n: int, seed: int) -> Tensor:
         return law.mean + Rng(seed, [(5, n)]).normal((n, len(root)), F64)[0] @ root
 
-    return Reference("fourier", "gaussian", problem, prior, law.mean, law.cov, float(law.log_evidence), 1.0, draw)
+    return Reference("fourier", "gaussian", problem, prior, law.mean, law.cov, float(law.log_evidence), 1.0, 1.0, draw)
 
 
 def mixture(d: int = 8, m: int = 2, seed: int = 0, spacing: float = 8.0) -> Reference:
@@ -105,7 +110,19 @@ def mixture(d: int = 8, m: int = 2, seed: int = 0, spacing: float = 8.0) -> Refe
     prior.sigma_max = max(prior.sigma_max, 3 * float(_prior_cov(model).diagonal().sum().sqrt()))
     prior.sigma_min = 0.01
     name = "mixture" if spacing > 4 else "overlap"
-    return _linear(f"{name}-d{d}-m{m}", "mixture", model, prior, operator, model.simulate(1, seed)[1][0], seed)
+    return _linear(f"{name}-d{d}-m{m}", "mixture", model, prior, operator, model.simulate(1, seed)[1][0])
+
+
+def inpaint(d: int = 8, seed: int = 0, sigma: float = 0.5) -> Reference:
+    """The overlapping mixture with its first and third coordinate measured: one index of the mode is, the other not."""
+    prior = grid_mixture(d, seed, 2.0)
+    mask = torch.zeros(1, d)
+    mask[0, [0, 2]] = 1
+    operator = Mask(mask)
+    model = LinearMixture.of(prior, operator, sigma)
+    prior.sigma_min = 0.01
+    datum = mask.flatten() * model.simulate(1, seed)[1][0]
+    return _linear(f"inpaint-d{d}-m2", "mixture", model, prior, operator, datum)
 
 
 def ring(y: float = 2.0, sigma: float = 0.3) -> Reference:
@@ -130,6 +147,7 @@ def suite(fast: bool) -> dict[str, list[Reference]]:
     # one problem in 800 dimensions costs as much as a hundred in 8; the single ones keep several modes alive
     single = range(3, 4) if fast else range(1, 2)
     found += [mixture(d, m, seed) for d, m in shapes for seed in (single if fast or d >= 800 else seeds)]
+    found += [inpaint(8, seed) for seed in seeds]
     found += [ring(), banana()]
     by: dict[str, list[Reference]] = {}
     for reference in found:
@@ -138,15 +156,15 @@ def suite(fast: bool) -> dict[str, list[Reference]]:
 
 
 def _linear(
-    name: str, kind: str, model: LinearMixture, prior: Prior, operator: Dense, datum: Tensor, seed: int
+    name: str, kind: str, model: LinearMixture, prior: Prior, operator: LinearOperator, datum: Tensor
 ) -> Reference:
     y = datum.to(prior.space.dtype)
     datum = y.to(F64)
     weights = model.log_weights(datum).softmax(-1)
     return Reference(
-        name, kind, Problem(y, operator, Gaussian(model.sigma)), prior,
+        name, kind, Problem(y.view(operator.codomain.shape), operator, Gaussian(model.sigma)), prior,
         model.posterior_mean(datum), model.posterior_cov(datum), float(model.log_evidence(datum)),
-        float(_prior_cov(model).diagonal().mean().sqrt()),
+        float(_prior_cov(model).diagonal().mean().sqrt()), float(model.cov.diagonal().mean().sqrt()),
         lambda n, seed: model.draw(datum[None], n, seed)[0],
         weights if len(weights) > 1 else None, model.responsibilities if len(weights) > 1 else None,
     )  # fmt: skip
@@ -157,7 +175,8 @@ def _nonlinear(name: str, prior: MixturePrior, operator: Ring | Banana, y: float
     prior.sigma_min, prior.sigma_max = 0.005, 20.0
     law = quadrature(problem, prior, extent=6.0)
     scale = float((prior.means.var(0, correction=0).mean() + prior.variances.mean()).sqrt())
-    return Reference(name, "nonlinear", problem, prior, law.mean, law.cov, law.log_evidence, scale, law.draw)
+    detail = float(prior.variances.mean().sqrt())
+    return Reference(name, "nonlinear", problem, prior, law.mean, law.cov, law.log_evidence, scale, detail, law.draw)
 
 
 def _prior_cov(model: LinearMixture) -> Tensor:

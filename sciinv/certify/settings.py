@@ -1,8 +1,9 @@
 """With which settings and at which budgets a method is measured.
 
-Budgets grow by what a method says makes it better: particles where the samples are a population, otherwise the number
-of steps (``steps``), sweeps or outer iterations, whatever the method calls them. Widths with units follow the prior's
-scale, as the shipped defaults follow the scale of images. Everything else stays at the method's defaults.
+Budgets grow by what a method says makes it better: the amount of work, whatever it calls it (``steps``, ``sweeps`` ...),
+and the particles too where the samples are a population. Widths with units follow the reference: the shipped defaults
+are made for images of standard deviation `IMAGE`, and are stretched by the prior's spread (first, widest levels) or by
+that of one of its modes (last, finest levels). Everything else stays at the method's defaults.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import dataclasses as dc
 from typing import Any
 
+from sciinv.certify.references import Reference
 from sciinv.samplers.base import Sampler
 
-# the names under which methods count their work, in the order in which they are looked for
-WORK = ("steps", "sweeps", "iterations", "anneal")
-GROWTH = (0.25, 1.0, 4.0)  # of the default amount of work
+IMAGE = 0.25
+WIDE, FINE = ("rho_max", "eta_max"), ("rho_min", "eta_min", "sigma_end")
+# the names under which methods count their work; all that a method has grow together
+WORK = ("steps", "sweeps", "anneal", "stationary")
+GROWTH = {True: (0.25, 1.0), False: (0.25, 1.0, 4.0)}  # of the default amount of work
+STEPS_WITH_PARTICLES = (0.5, 1.0, 2.0)
 PARTICLES = {True: (128, 512), False: (256, 1024, 4096)}
 SAMPLES = {True: 256, False: 2000}
 
@@ -33,34 +38,27 @@ def is_population(method: type[Sampler]) -> bool:
     return bool(getattr(method, "population", False))
 
 
-def budgets(method: type[Sampler], scale: float, dimension: int, fast: bool) -> list[Budget]:
-    """One to three budgets, growing.
+def budgets(method: type[Sampler], ref: Reference, fast: bool) -> list[Budget]:
+    """Two or three budgets, growing; one where a method has nothing that grows.
 
-    Parameters
-    ----------
-    method : the class of a sampler; its defaults are the middle budget.
-    scale : root mean square prior standard deviation of the reference, in the prior's units.
-    dimension : of the unknown; the largest populations are left out in high dimension, where they would take hours.
+    The largest populations are left out in high dimension, where they would take hours.
     """
-    fixed = _scaled(method, scale)
-    if is_population(method):
-        counts = [n for n in PARTICLES[fast] if n * dimension <= 1 << 20]
-        return [Budget(f"{n} particles", method(**fixed), n) for n in counts]
     fields: dict[str, Any] = {f.name: f.default for f in dc.fields(method)}
-    work = next((name for name in WORK if name in fields), None)
-    if work is None:
-        return [Budget("defaults", method(**fixed), SAMPLES[fast])]
+    fixed = {k: fields[k] * ref.scale / IMAGE for k in WIDE if k in fields}
+    fixed |= {k: fields[k] * ref.detail / IMAGE for k in FINE if k in fields}
+    work = [k for k in WORK if k in fields]
     out = []
-    for growth in GROWTH[:2] if fast else GROWTH:
-        amount = {work: max(1, round(int(fields[work]) * growth))}
-        if work == "anneal" and "stationary" in fields:
-            amount["stationary"] = round(int(fields["stationary"]) * growth * growth)
-        out.append(Budget(f"{work}={amount[work]}", method(**(fixed | amount)), SAMPLES[fast]))
+    if is_population(method):
+        for n, growth in zip(PARTICLES[fast], STEPS_WITH_PARTICLES, strict=False):
+            if n * len(ref.mean) <= 1 << 20:
+                amount = {k: round(fields[k] * growth) for k in work}
+                out.append(Budget(_label({"particles": n, **amount}), method(**(fixed | amount)), n))
+        return out
+    for growth in GROWTH[fast] if work else (1.0,):
+        amount = {k: max(1, round(fields[k] * growth)) for k in work}
+        out.append(Budget(_label(amount) or "defaults", method(**(fixed | amount)), SAMPLES[fast]))
     return out
 
 
-def _scaled(method: type[Sampler], scale: float) -> dict[str, Any]:
-    """Settings in the prior's units: coupling widths from twice the prior's spread to 4 % of that."""
-    names = {f.name for f in dc.fields(method)}
-    widths = {"rho_max": 2 * scale, "rho_min": 0.08 * scale}
-    return {k: v for k, v in widths.items() if k in names} if "rho_max" in names else {}
+def _label(amount: dict[str, int]) -> str:
+    return ", ".join(f"{v} {k}" for k, v in amount.items())

@@ -35,6 +35,9 @@ class Mask(Diagonal):
     def normal(self, x: Tensor) -> Tensor:
         return self.entries * x
 
+    def capabilities(self) -> frozenset[str]:
+        return super().capabilities() | {"mask"}
+
 
 def binary(mask: Tensor, where: str) -> Tensor:
     """The mask as float32 zeros and ones; `InputError` for anything else."""

@@ -48,7 +48,7 @@ LADDER = (
 RESEARCH = "RESEARCH USE ONLY"
 COLUMNS = {  # statistic -> (heading, format)
     "chi2_per_dof": ("chi²/dof", ".3f"), "rhat_max": ("R-hat max", ".3f"), "rhat_median": ("R-hat median", ".3f"),
-    "drift_max": ("drift max", ".2f"),
+    "drift": ("drift", ".2f"),
     "ess_min": ("ESS min", ".0f"), "ess_median": ("ESS median", ".0f"), "n": ("samples", ".0f"),
     "failed": ("failed", ".0f"), "coverage_measured": ("coverage raw", "%"),
     "coverage_calibrated": ("coverage calibrated", "%"), "corr_std_error": ("corr(std, error)", ".2f"),

@@ -31,7 +31,7 @@ class ReportItem:
     images : 2-D float arrays of one shape, in the report's units (``phase`` in radians, ``cov`` a ratio); ``mean``,
         ``std``, ``lower`` and ``upper`` are compulsory, the other known names are in ``OPTIONAL``.
     samples : magnitudes ``(n, h, w)``, same units.
-    stats : numbers about this slice; the report knows ``chi2_per_dof``, ``rhat_max``, ``rhat_median``, ``drift_max``,
+    stats : numbers about this slice; the report knows ``chi2_per_dof``, ``rhat_max``, ``rhat_median``, ``drift``,
         ``ess_min``, ``ess_median``, ``failed``, ``n`` (samples drawn, where `samples` holds fewer), ``network_calls``,
         ``cpu_seconds``, ``psnr``, ``ssim``, ``coverage_measured``, ``coverage_calibrated``, ``corr_std_error`` and
         ``acceleration``, and shows whichever are present.

@@ -15,7 +15,7 @@ from sciinv.report.text import clean, number, percent
 
 SYMBOLS = {"ok": "✓", "caution": "!", "alarm": "✗", "unknown": "?"}
 CHI2_GOOD, CHI2_FAIR = 0.10, 0.25
-DRIFT_GOOD = 0.5  # standard deviations that the mean over chains may move in the stationary sweeps
+DRIFT_GOOD = 0.3  # standard deviations that the mean over chains may move in the stationary sweeps
 RHAT_GOOD, RHAT_FAIR, RHAT_MEDIAN, ESS_GOOD = 1.05, 1.2, 1.01, 20.0
 
 
@@ -65,7 +65,7 @@ def out_of_range(key: str, value: float) -> bool:
         "rhat_max": value > RHAT_GOOD,
         "rhat_median": value > RHAT_MEDIAN,
         "ess_min": value < ESS_GOOD,
-        "drift_max": value > DRIFT_GOOD,
+        "drift": value > DRIFT_GOOD,
         "failed": value > 0,
     }.get(key, False)
 
@@ -111,7 +111,7 @@ def _chains(report: Report) -> Finding:
     top, middle = max(rhat, default=1.0), max(median, default=1.0)
     if top <= RHAT_GOOD and middle <= RHAT_MEDIAN and min(ess, default=ESS_GOOD) >= ESS_GOOD:
         return Finding("ok", "Independent chains agree", numbers)
-    drift = _values(report, "drift_max")
+    drift = _values(report, "drift")
     if drift and max(drift) <= DRIFT_GOOD and (top > RHAT_GOOD or middle > RHAT_MEDIAN):
         text = (
             f"{numbers} At their last, narrow coupling the chains hardly move, so every sample keeps the spread that "

@@ -6,7 +6,7 @@ Target ``pi_rho(x, z) ~ p(x) p(y | z) exp(-|x - z|^2 / (2 rho^2))``; a sweep dra
 step from exactly rho. At fixed rho the x-marginal is ``p(x) N(y; A x, sigma^2 I + rho^2 A A^H)``, the posterior with
 inflated noise; it tends to the posterior as rho -> 0. A direction of prior variance c seen with singular value a
 contracts by ``c/(c + rho^2) * sigma^2/(sigma^2 + a^2 rho^2)`` a sweep, so chains at a small rho hardly move: what the
-data do not see keeps the spread that the start gave it: R-hat over chains says how little they mixed, ``drift_max``
+data do not see keeps the spread that the start gave it: R-hat over chains says how little they mixed, ``drift``
 by how many posterior standard deviations the mean over chains still moved during the stationary sweeps.
 
 Two starts. ``noise``: rho falls geometrically from ``rho_max``. What the first sweeps, at a noise inflated far beyond
@@ -138,9 +138,9 @@ class PnPDM(Sampler):
         draws = means[-self.stationary :]
         rhat, size = split_rhat(draws), ess(draws)
         early, late = draws.mean(1).chunk(2)
-        drift = (late.mean(0) - early.mean(0)).abs() / draws[-1].std(0).clamp_min(torch.finfo(draws.dtype).tiny)
+        moved, spread = late.mean(0) - early.mean(0), draws[-1].std(0)
         return {
-            "drift_max": float(drift.max()),
+            "drift": float(moved.norm() / spread.norm().clamp_min(torch.finfo(draws.dtype).tiny)),
             "rhat_median": float(rhat.median()), "rhat_max": float(rhat.max()),
             "ess_median": float(size.median()), "ess_min": float(size.min()),
         }  # fmt: skip
