@@ -1,6 +1,6 @@
 """With which settings and at which budgets a method is measured.
 
-Budgets grow by what a method says makes it better: the amount of work, whatever it calls it (``steps``, ``sweeps`` ...),
+Budgets grow by what a method says makes it better: the amount of work, whatever it is called (``steps``, ``sweeps``),
 and the particles too where the samples are a population. Widths with units follow the reference: the shipped defaults
 are made for images of standard deviation `IMAGE`, and are stretched by the prior's spread (first, widest levels) or by
 that of one of its modes (last, finest levels). Everything else stays at the method's defaults.
