@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses as dc
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sciinv.linalg import cg
+from sciinv.operator import inner
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
@@ -45,7 +47,8 @@ class MMPS(Guided):
         d, pull = prior.denoise_vjp(x, t)
         # dividing by t^2 + sigma_y^2 keeps the numbers near one over five decades of t
         scale = 1 / (t * t + noise)
-        residual = problem.residual(d) * scale
+        r = problem.residual(d)
+        residual = r * scale
 
         def covariance(v: Tensor) -> Tensor:
             return (noise * scale) * v + (t * t * scale) * a(pull(a.adjoint(v)))
@@ -53,4 +56,17 @@ class MMPS(Guided):
         solved = cg(
             covariance, residual, tol=self.cg_tol, max_iter=self.cg_iterations, check_every=self.cg_iterations + 1
         )
-        return d + t * t * pull(a.adjoint(solved.x)), d, {"cg_residual": solved.residual}
+        update = t * t * pull(a.adjoint(solved.x))
+        # exact moments give A u = K r with 0 <= K <= 1, so <A u, r> >= |A u|^2: the factor is one. The Jacobian of a
+        # network can overshoot the data by orders of magnitude; the factor stops it where the misfit is least.
+        predicted, ndim = a(update), len(a.codomain.shape)
+        least = inner(predicted, r, ndim) / inner(predicted, predicted, ndim).clamp_min(torch.finfo(d.dtype).tiny)
+        factor = least.clamp(0, 1)
+        return (
+            d + factor.view(-1, *(1,) * (d.ndim - 1)) * update,
+            d,
+            {
+                "cg_residual": solved.residual,
+                "kept": factor,
+            },
+        )
