@@ -19,6 +19,9 @@ from sciinv.testing import check_sampler
 QUICK = {
     "pnpdm": {"anneal": 3, "stationary": 4, "rho_min": 0.2},
     "sgs_smc": {"rungs": 6, "rho_min": 0.2},
+    "sgs_tempered": {"rungs": 3, "sweeps": 6, "rho_min": 0.2},
+    "dpnp": {"sweeps": 6, "eta_min": 0.2},
+    "pmc": {"anneal": 4, "stationary": 4},
     "mcgdiff": {"steps": 8},
     "tds": {"steps": 8},
     "ddsmc": {"steps": 8},
@@ -27,6 +30,7 @@ QUICK = {
     "smcdiff": {"steps": 8},
     "mmps": {"steps": 8},
     "dps": {"steps": 8},
+    "daps": {"steps": 8},
 }
 
 
