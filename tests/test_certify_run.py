@@ -3,6 +3,7 @@
 import csv
 import dataclasses as dc
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from sciinv.certify import references, run, table
 from sciinv.certify.affine import is_affine
-from sciinv.certify.claims import judge
+from sciinv.certify.claims import judge, judge_evidence
+from sciinv.certify.evidence import Evidence, evidence_ratio
 from sciinv.certify.measure import measure
 from sciinv.certify.settings import Budget
 from sciinv.certify.stream import OneStream
@@ -82,7 +84,7 @@ def certificate() -> run.Certificate:
 
 
 def outcome(certificate: run.Certificate) -> dict[str, str]:
-    return {v.method: v.outcome for v in certificate.verdicts}
+    return {v.method: v.outcome for v in certificate.verdicts if "evidence" not in v.gate}
 
 
 def test_gates_hold_for_the_right_and_fail_for_the_wrong(certificate) -> None:
@@ -162,6 +164,29 @@ def test_gate_takes_the_floor_of_a_growing_population_off() -> None:
     assert judge("m", "exact", "exact without measurement noise", biased).outcome == "not tested"
 
 
+def test_evidence_is_judged_by_its_mean_and_not_by_its_logarithm() -> None:
+    estimates = {
+        outcome: [Evidence("m", "gaussian", 64, 256, ratio, 0.02)]
+        for outcome, ratio in (("held", 1.05), ("refuted", 1.07))
+    }
+    for expected, found in estimates.items():
+        assert judge_evidence("m", "exact", "exact; unbiased evidence", found).outcome == expected
+    of_its_own = "unbiased evidence of the discretised prior"
+    assert judge_evidence("m", "exact", of_its_own, estimates["refuted"]).outcome == "nothing to refute"
+    assert judge_evidence("m", "exact", "exact", []) is None
+
+
+def test_evidence_ratio_of_a_method_that_knows_it_and_of_one_that_is_off() -> None:
+    ref = references.gaussian_dense()
+    found = evidence_ratio(Ideal(), ref, 4, 16)
+    assert found.ratio == pytest.approx(1, abs=1e-9)
+    moved = dc.replace(ref, log_evidence=ref.log_evidence - 0.5)
+    assert evidence_ratio(Ideal(), moved, 4, 16).ratio == pytest.approx(math.exp(0.5))
+    real = evidence_ratio(METHODS["tds"](steps=100), ref, 12, 128)
+    assert real.passes and 0 < real.standard_error < 0.1
+    assert not dc.replace(real, ratio=real.ratio + 0.4).passes
+
+
 def test_methods_that_do_not_fit_are_skipped_with_the_reason() -> None:
     found = run.certify({"mmps": MMPS}, True, references={"ring": [references.ring()]})
     assert not found.records and found.skipped == {"mmps": {"ring": "needs linear"}}
@@ -223,7 +248,7 @@ def test_command_fails_when_a_claim_does(quick, capsys, monkeypatch: pytest.Monk
     out, err = capsys.readouterr()
     last = json.loads(out.splitlines()[-1])
     assert last["claims_refuted"] == 1 and last["refuted"] == ["prior_only"]
-    assert "do not keep their claim" in err and "prior_only" in err
+    assert "claims of 1 methods are refuted" in err and "prior_only" in err
 
 
 def test_command_knows_families(quick, capsys) -> None:

@@ -5,6 +5,8 @@
   itself: "exact in the limit". The floor of a larger population falls by itself, so it is taken off first.
 * claims of exactness for Gaussian priors: on the dense Gaussian the covariance error falls with the budget to `FALL` of
   itself and the mean is within `MEAN` posterior standard deviations.
+* claims of an ``unbiased evidence``: its mean over runs is within three standard errors of the truth (`evidence`); an
+  evidence "of the discretised prior" is measured, but the truth of another prior cannot refute it.
 * anything else claims no exactness: there is nothing to refute. So do claims of ``no exact limit``; and a claim of
   exactness "without measurement noise" cannot be tested here, because every reference is noisy.
 """
@@ -19,6 +21,7 @@ from typing import Literal, Protocol
 WITHIN = 2.0
 FALL = 0.7  # error at the largest budget over error at the smallest
 MEAN = 0.02
+UNBIASED = re.compile(r"unbiased evidence(?! of the discretised prior)")
 TESTED = ("overlap", "inpaint", "gaussian", "ring", "banana", "fourier", "mixture")
 
 Outcome = Literal["held", "falling", "refuted", "nothing to refute", "not tested"]
@@ -96,6 +99,25 @@ def judge(method: str, family: str, claim: str, records: Sequence[Measured]) -> 
     gate = f"error at most {WITHIN} x floor, or falling to {FALL} of itself, on {last.reference}"
     outcome: Outcome = "held" if last.over_floor <= WITHIN else "falling" if falls else "refuted"
     return Verdict(method, family, claim, gate, outcome, evidence)
+
+
+class Estimate(Protocol):
+    """The part of an evidence estimate that the gate looks at."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether the mean is near one."""
+
+
+def judge_evidence(method: str, family: str, claim: str, estimates: Sequence[Estimate]) -> Verdict | None:
+    """The gate on the evidence, where a method estimates one; ``None`` where it does not."""
+    if not estimates:
+        return None
+    found = "; ".join(map(str, estimates))
+    if not UNBIASED.search(claim):
+        return Verdict(method, family, claim, "none: no unbiased evidence is claimed", "nothing to refute", found)
+    outcome: Outcome = "held" if all(e.passes for e in estimates) else "refuted"
+    return Verdict(method, family, claim, "mean evidence within 3 standard errors of the truth", outcome, found)
 
 
 def _excess(record: Measured) -> float:

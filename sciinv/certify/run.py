@@ -6,7 +6,8 @@ import dataclasses as dc
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from sciinv.certify.claims import Verdict, judge
+from sciinv.certify.claims import Verdict, judge, judge_evidence
+from sciinv.certify.evidence import Evidence, evidence_ratio
 from sciinv.certify.measure import Record, family, has_exact_law, measure
 from sciinv.certify.posteriors import PARTICLES, calibrate_sampler
 from sciinv.certify.references import Reference, suite
@@ -16,6 +17,8 @@ from sciinv.samplers.base import Sampler
 
 PATIENCE = {True: 30.0, False: 1200.0}  # CPU seconds that one budget on one reference may take
 CALIBRATED_ON = ("gaussian", "overlap")
+EVIDENCE_ON = {True: ("gaussian",), False: ("gaussian", "overlap", "inpaint")}
+RUNS = {True: 16, False: 64}  # that an evidence is averaged over
 SIMULATIONS = {False: 1000, True: 300}  # a population is run anew for every data set
 
 
@@ -44,6 +47,7 @@ class Certificate:
     skipped: dict[str, dict[str, str]]
     seconds: float
     calibrations: list[Calibrated] = dc.field(default_factory=list)
+    evidences: list[Evidence] = dc.field(default_factory=list)
 
     @property
     def refuted(self) -> list[Verdict]:
@@ -107,10 +111,19 @@ def certify(
         for name, method in methods.items() for key in references
         if key.split("-")[0] in CALIBRATED_ON and key not in skipped[name]
     ]  # fmt: skip
+    evidences = [
+        evidence_ratio(budgets(method, references[key][0], fast)[-1].sampler, references[key][0], RUNS[fast], PARTICLES)
+        for name, method in methods.items() for key in references
+        if any(r.log_evidence_error is not None for r in records if (r.method, r.reference) == (name, key))
+        and key.split("-")[0] in EVIDENCE_ON[fast]
+    ]  # fmt: skip
     verdicts = [
         judge(name, family(m), m.claims, [r for r in records if r.method == name]) for name, m in methods.items()
     ]
-    return Certificate(records, verdicts, skipped, time.monotonic() - start, calibrations)
+    for name, m in methods.items():
+        extra = judge_evidence(name, family(m), m.claims, [e for e in evidences if e.method == name])
+        verdicts += [] if extra is None else [extra]
+    return Certificate(records, verdicts, skipped, time.monotonic() - start, calibrations, evidences)
 
 
 def _calibrated(method: type[Sampler], ref: Reference) -> Calibrated:

@@ -20,8 +20,8 @@ WIDE, FINE = ("rho_max", "eta_max"), ("rho_min", "eta_min", "sigma_end")
 WORK = ("steps", "sweeps", "anneal", "stationary")
 GROWTH = {True: (0.25, 1.0), False: (0.25, 1.0, 4.0)}  # of the default amount of work
 STEPS_WITH_PARTICLES = (0.5, 1.0, 2.0)
-PARTICLES = {True: (128, 512), False: (256, 1024, 4096)}
-SAMPLES = {True: 256, False: 2000}
+PARTICLES = {True: (128, 1024), False: (256, 1024, 4096)}
+SAMPLES = {True: 1000, False: 2000}
 
 
 @dc.dataclass(frozen=True)
@@ -46,6 +46,8 @@ def budgets(method: type[Sampler], ref: Reference, fast: bool) -> list[Budget]:
     fields: dict[str, Any] = {f.name: f.default for f in dc.fields(method)}
     fixed = {k: fields[k] * ref.scale / IMAGE for k in WIDE if k in fields}
     fixed |= {k: fields[k] * ref.detail / IMAGE for k in FINE if k in fields}
+    if ref.kind == "nonlinear" and "start" in fields:
+        fixed["start"] = "noise"  # the other start solves a linear system
     work = [k for k in WORK if k in fields]
     out = []
     if is_population(method):

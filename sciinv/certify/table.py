@@ -55,6 +55,7 @@ def document(certificate: Certificate, argv: Sequence[str] | None = None) -> dic
         "claims_refuted": len(certificate.refuted),
         "verdicts": [dc.asdict(v) for v in certificate.verdicts],
         "records": [dc.asdict(r) for r in certificate.records],
+        "evidences": [dc.asdict(e) for e in certificate.evidences],
         "calibrations": [dc.asdict(c) for c in certificate.calibrations],
         "skipped": certificate.skipped,
     }
@@ -65,6 +66,9 @@ def summary(certificate: Certificate) -> dict[str, Any]:
     """The last line of ``--json -``: outcome of each method, and how many claims failed."""
     methods: dict[str, Any] = {}
     for verdict in certificate.verdicts:
+        if verdict.method in methods:  # a second gate, on the evidence
+            methods[verdict.method] |= {"evidence_outcome": verdict.outcome, "evidence_ratio": verdict.evidence}
+            continue
         rows = [r for r in certificate.records if r.method == verdict.method]
         last = {r.reference: r for r in rows}
         methods[verdict.method] = {

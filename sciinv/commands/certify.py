@@ -66,7 +66,7 @@ def certify(
             write_text(as_json, text + "\n")
     if certificate.refuted:
         raise NumericalError(
-            f"{len(certificate.refuted)} of {len(chosen)} methods do not keep their claim",
+            f"{len(certificate.refuted)} claims of {len(chosen)} methods are refuted",
             where="certify", found="; ".join(f"{v.method}: {v.evidence}" for v in certificate.refuted),
             expected=certificate.refuted[0].gate, hint="another method; the table shows which ones hold",
         )  # fmt: skip
