@@ -63,23 +63,15 @@ class DDSMC(Twisted):
         return inflated_residual(problem, d).log_density(rho2.sqrt()), d, {}
 
     def propose(
-        self,
-        problem: Problem,
-        x: Tensor,
-        d: Tensor,
-        aim: dict[str, Tensor],
-        t: float,
-        s: float,
-        r2: Tensor,
-        noise: Tensor,
+        self, problem: Problem, x: Tensor, at: dict[str, Tensor], t: float, s: float, r2: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         seen, (a, rho2) = observe(problem), self.schedule(t, s, r2)
         gain = rho2 / (rho2 + seen.tau.square())
         # variance of the proposal over that of the prior's step, per coordinate
         narrow = 1 - (a * rho2 / (s * s)) * gain
         xi, wide = seen.V.adjoint(noise), s * math.sqrt(a)
-        shift = a * gain * (seen.o - seen.V.adjoint(d))
+        shift = a * gain * (seen.o - seen.V.adjoint(at["d"]))
         moved = shift + wide * narrow.sqrt() * xi
         power = [(z.real.square() + z.imag.square() if z.is_complex() else z.square()) for z in (moved / wide, xi)]
         gained = -0.5 * (power[0] - power[1] - seen.multiplicity * narrow.log())
-        return a * d + (1 - a) * x + seen.V(moved), gained.flatten(1).sum(1, dtype=torch.float64)
+        return a * at["ahead"] + (1 - a) * x + seen.V(moved), gained.flatten(1).sum(1, dtype=torch.float64)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from sciinv.errors import UsageError
@@ -22,7 +23,7 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State
-from sciinv.samplers.exact.fps_smc import follow
+from sciinv.samplers.exact.fps_smc import renewal
 from sciinv.samplers.exact.observed import observe
 from sciinv.schedule import karras
 
@@ -34,7 +35,7 @@ class FPS(Sampler):
     Attributes
     ----------
     steps : number of noise levels.
-    c : share of the noise that a step renews.
+    c : share of the noise that a step renews; as in `FPSSMC`.
     """
 
     name: ClassVar[str] = "fps"
@@ -43,10 +44,10 @@ class FPS(Sampler):
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
 
     steps: int = 100
-    c: float = 0.95
+    c: float | None = None
 
     def __post_init__(self) -> None:
-        if not (self.steps >= 2 and 0 < self.c <= 1):
+        if not (self.steps >= 2 and (self.c is None or 0 < self.c <= 1)):
             raise UsageError("fps settings are impossible", expected="steps >= 2, 0 < c <= 1", found=repr(self))
 
     def grid(self, prior: Counted) -> Sequence[float]:
@@ -59,9 +60,9 @@ class FPS(Sampler):
         return State(seen.V(seen.condition(seen.V.adjoint(like), path, top**2, noise)), aux={"path": path})
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        seen, v = observe(problem), self.c * s * s
-        mean = seen.V.adjoint(follow(prior.denoise(state.x, t), state.x, t, s, self.c))
-        path = follow(seen.o, state.aux["path"], t, s, self.c)
+        seen, (keep, v) = observe(problem), renewal(self.c, t, s)
+        mean = seen.V.adjoint(torch.lerp(prior.denoise(state.x, t), state.x, keep))
+        path = seen.o + keep * (state.aux["path"] - seen.o)
         path = path + math.sqrt(v) * seen.V.adjoint(rng.normal_like(state.x))
         noise = seen.V.adjoint(rng.normal_like(state.x))
         return State(seen.V(seen.condition(mean, path, v, noise)), aux={"path": path}), {}

@@ -6,8 +6,8 @@ path ``y_s = y + (s/t) sqrt(1 - c) (y_t - y) + s sqrt(c) A xi``, drawn once for 
 ``N(y_s; A mu, sigma_y^2 I + v A A^H)`` and the draw ``x_s ~ N(x_s; mu, v) N(y_s; A x_s, sigma_y^2)``; at 0 ``x_0 = D``
 (Dou and Song 2024, in variance-exploding form; all in the coordinates of `observed`).
 
-Since ``y_s = A x_s + n`` with one and the same n for every s, the filter counts the measurement noise as many
-independent times as there are levels.
+Since ``y_s = A x_s + n`` with one and the same n for every s, the filter takes one measurement for as many independent
+ones as there are levels near or below ``sigma_y / s_i``: the more steps, the narrower.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sciinv.errors import UsageError
@@ -29,9 +30,10 @@ from sciinv.samplers.smc import Population
 from sciinv.schedule import karras
 
 
-def follow(d: Tensor, x: Tensor, t: float, s: float, c: float) -> Tensor:
-    """``d + (s/t) sqrt(1 - c) (x - d)``: how much of the noise of x is kept from t to s."""
-    return d + (s / t * math.sqrt(1 - c)) * (x - d)
+def renewal(c: float | None, t: float, s: float) -> tuple[float, float]:
+    """``(s/t) sqrt(1 - c)``, the noise that a step keeps, and ``c s^2``, the variance that it renews."""
+    c = 1 - (s / t) ** 2 if c is None else c
+    return s / t * math.sqrt(1 - c), c * s * s
 
 
 @dc.dataclass(frozen=True)
@@ -41,7 +43,8 @@ class FPSSMC(Population):
     Attributes
     ----------
     steps : number of noise levels.
-    c : share of the noise that a step renews.
+    c : share of the noise that a step renews. By default ``1 - (s/t)^2``, the ancestral step; with any fixed share,
+        such as the published 0.95, the steps without data leave half of a Gaussian prior's variance as they multiply.
     """
 
     name: ClassVar[str] = "fps_smc"
@@ -50,11 +53,11 @@ class FPSSMC(Population):
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
 
     steps: int = 100
-    c: float = 0.95
+    c: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.steps >= 2 and 0 < self.c <= 1):
+        if not (self.steps >= 2 and (self.c is None or 0 < self.c <= 1)):
             raise UsageError("fps_smc settings are impossible", expected="steps >= 2, 0 < c <= 1", found=repr(self))
 
     def grid(self, prior: Counted) -> Sequence[float]:
@@ -69,10 +72,10 @@ class FPSSMC(Population):
         return state
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        seen, v = observe(problem), self.c * s * s
+        seen, (keep, v) = observe(problem), renewal(self.c, t, s)
         d = prior.denoise(state.x, t)
-        mean = seen.V.adjoint(follow(d, state.x, t, s, self.c))
-        path = follow(seen.o, state.aux["path"], t, s, self.c)
+        mean = seen.V.adjoint(torch.lerp(d, state.x, keep))
+        path = seen.o + keep * (state.aux["path"] - seen.o)
         path = path + math.sqrt(v) * shared(seen.V.adjoint(rng.normal_like(d)), self.islands)
         state = State(state.x, state.log_w, {**state.aux, "path": path, "mean": mean})
         ratio = seen.log_normal(path - mean, v + seen.tau.square())

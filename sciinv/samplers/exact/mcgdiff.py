@@ -31,6 +31,7 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
+from sciinv.samplers.exact.multistep import look_ahead
 from sciinv.samplers.exact.observed import observe
 from sciinv.samplers.smc import Population
 from sciinv.schedule import karras
@@ -45,6 +46,7 @@ class MCGDiff(Population):
     Attributes
     ----------
     steps : number of noise levels.
+    order : 2 (multistep, `multistep`) or 1 (as published) prior step.
     """
 
     name: ClassVar[str] = "mcgdiff"
@@ -53,11 +55,12 @@ class MCGDiff(Population):
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
 
     steps: int = 100
+    order: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 2:
-            raise UsageError("mcgdiff needs noise levels", expected="steps >= 2", found=str(self.steps))
+        if self.steps < 2 or self.order not in (1, 2):
+            raise UsageError("mcgdiff settings are impossible", expected="steps >= 2, order 1 or 2", found=repr(self))
 
     def grid(self, prior: Counted) -> Sequence[float]:
         return karras(prior.sigma_max, prior.sigma_min, self.steps)
@@ -86,10 +89,11 @@ class MCGDiff(Population):
         def mean(x: Tensor, d: Tensor) -> Tensor:
             return d + (u2 / t**2) * (x - d)
 
-        x, d = seen.V.adjoint(state.x), seen.V.adjoint(prior.denoise(state.x, t))
+        d, kept = look_ahead(state, prior.denoise(state.x, t), t, s, self.order)
+        x, d = seen.V.adjoint(state.x), seen.V.adjoint(d)
         ahead = seen.log_normal(seen.o - mean(x, d), b2 + v, guided)
         behind = seen.log_normal(x - seen.o, t * t - tau2, guided)
-        state = State(state.x, state.log_w, {**state.aux, "x": x, "d": d})
+        state = State(state.x, state.log_w, {**state.aux, **kept, "x": x, "d": d})
         state, info = self.reweigh(state, ahead - behind, rng, None if s else 0.0)
         x, d = state.aux.pop("x"), state.aux.pop("d")
         noise = seen.V.adjoint(rng.normal_like(state.x))

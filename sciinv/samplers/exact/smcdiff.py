@@ -24,6 +24,7 @@ from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
 from sciinv.samplers.exact.mcgdiff import MARGIN
+from sciinv.samplers.exact.multistep import look_ahead
 from sciinv.samplers.exact.observed import observe, shared
 from sciinv.samplers.smc import Population
 from sciinv.schedule import karras
@@ -36,6 +37,7 @@ class SMCDiff(Population):
     Attributes
     ----------
     steps : number of noise levels.
+    order : 2 (multistep, `multistep`) or 1 (as published) prior step.
     """
 
     name: ClassVar[str] = "smcdiff"
@@ -44,11 +46,12 @@ class SMCDiff(Population):
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd", "mask"})
 
     steps: int = 100
+    order: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 2:
-            raise UsageError("smcdiff needs noise levels", expected="steps >= 2", found=str(self.steps))
+        if self.steps < 2 or self.order not in (1, 2):
+            raise UsageError("smcdiff settings are impossible", expected="steps >= 2, order 1 or 2", found=repr(self))
 
     def grid(self, prior: Counted) -> Sequence[float]:
         return karras(prior.sigma_max, prior.sigma_min, self.steps)
@@ -80,12 +83,13 @@ class SMCDiff(Population):
         spread = (lag * (t * t - u2)).sqrt()
         step_noise = shared(seen.V.adjoint(rng.normal_like(state.x)), self.islands)
         path = seen.o + lag * (state.aux["path"] - seen.o) + spread * step_noise
-        x, d = seen.V.adjoint(state.x), seen.V.adjoint(prior.denoise(state.x, t))
+        d, kept = look_ahead(state, prior.denoise(state.x, t), t, s, self.order)
+        x, d = seen.V.adjoint(state.x), seen.V.adjoint(d)
         m = d + (u2 / t**2) * (x - d)
         if s == 0:  # noise below the last level: x_0 | x_t ~ N(D, t^2), given the data
             m, b2, path = d, torch.where(held, t * t + tau2, 0.0), seen.o.expand_as(d)
         ratio = seen.log_normal(path - m, b2, held) - seen.log_normal(spread * step_noise, spread**2, held & (lag > 0))
-        state = State(state.x, state.log_w, {**state.aux, "path": path, "m": m, "d": d})
+        state = State(state.x, state.log_w, {**state.aux, **kept, "path": path, "m": m, "d": d})
         state, info = self.reweigh(state, ratio, rng, None if s else 0.0)
         m, d, path = state.aux.pop("m"), state.aux.pop("d"), state.aux["path"]
         noise = seen.V.adjoint(rng.normal_like(state.x))

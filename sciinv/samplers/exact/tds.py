@@ -67,18 +67,10 @@ class TDS(Twisted):
         return value, op.vjp(d, (problem.y - mean) / wide)
 
     def propose(
-        self,
-        problem: Problem,
-        x: Tensor,
-        d: Tensor,
-        aim: dict[str, Tensor],
-        t: float,
-        s: float,
-        r2: Tensor,
-        noise: Tensor,
+        self, problem: Problem, x: Tensor, at: dict[str, Tensor], t: float, s: float, r2: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         r = (s / t) ** 2
-        b, shift = s * math.sqrt(1 - r), (1 - r) * t * t * aim["slope"]
+        b, shift = s * math.sqrt(1 - r), (1 - r) * t * t * at["slope"]
         moved = shift / b
         gained = -inner(moved, noise + moved / 2, x.ndim - 1).to(torch.float64)
-        return torch.lerp(d, x, r) + shift + b * noise, gained
+        return torch.lerp(at["ahead"], x, r) + shift + b * noise, gained

@@ -20,6 +20,7 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
+from sciinv.samplers.exact.multistep import look_ahead
 from sciinv.samplers.smc import Population
 from sciinv.schedule import karras
 
@@ -33,18 +34,20 @@ class Twisted(Population):
     Attributes
     ----------
     steps : number of noise levels.
+    order : 2 (multistep, `multistep`) or 1 (as published) prior step.
     variance : variance c of the prior per component, in its own units: of ``x_0 | x_t`` the twist assumes
         ``r_t^2 = t^2 c / (t^2 + c)``. Too small a value makes the twist overconfident. By default measured with one
         network call at the first level T, where ``r_T^2`` is the mean slope of D, ``E x D / d`` by Stein's identity.
     """
 
     steps: int = 100
+    order: int = 2
     variance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.steps >= 2 and (self.variance is None or self.variance > 0)):
-            raise UsageError(f"{self.name} settings are impossible", expected="steps >= 2, variance > 0",
+        if not (self.steps >= 2 and self.order in (1, 2) and (self.variance is None or self.variance > 0)):
+            raise UsageError(f"{self.name} settings are impossible", expected="steps >= 2, order 1 or 2, variance > 0",
                              found=repr(self))  # fmt: skip
 
     def grid(self, prior: Counted) -> Sequence[float]:
@@ -69,17 +72,12 @@ class Twisted(Population):
 
     @abc.abstractmethod
     def propose(
-        self,
-        problem: Problem,
-        x: Tensor,
-        d: Tensor,
-        aim: dict[str, Tensor],
-        t: float,
-        s: float,
-        r2: Tensor,
-        noise: Tensor,
+        self, problem: Problem, x: Tensor, at: dict[str, Tensor], t: float, s: float, r2: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """``x_s`` and ``log p(x_s | x) - log q(x_s | x)`` ``(n,)``, from white noise like x."""
+        """``x_s`` and ``log p(x_s | x) - log q(x_s | x)`` ``(n,)``, from white noise like x.
+
+        ``at`` has what `twist` gave, ``d`` and ``ahead``, the denoised image that the prior steps with.
+        """
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
         if s == 0:
@@ -89,11 +87,11 @@ class Twisted(Population):
         c = state.aux["variance"][0]
         r2 = c / (1 + c / t**2)
         value, d, aim = self.twist(problem, prior, state.x, t, s, r2)
-        held = {"value": value, "d": d, **aim}
-        state = State(state.x, state.log_w, {**state.aux, **held})
+        ahead, kept = look_ahead(state, d, t, s, self.order)
+        held = {"value": value, "d": d, "ahead": ahead, **aim}
+        state = State(state.x, state.log_w, {**state.aux, **kept, **held})
         state, info = self.reweigh(state, value + state.aux["carried"], rng)
         held = {k: state.aux.pop(k) for k in held}
-        value, d = held.pop("value"), held.pop("d")
-        state.x, gained = self.propose(problem, state.x, d, held, t, s, r2, rng.normal_like(state.x))
-        state.aux["carried"] = gained - value
+        state.x, gained = self.propose(problem, state.x, held, t, s, r2, rng.normal_like(state.x))
+        state.aux["carried"] = gained - held["value"]
         return state, info
