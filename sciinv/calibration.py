@@ -39,6 +39,7 @@ class Calibration(BaseModel):
     level : nominal coverage.
     factors : factor by acceleration.
     learned_on : the data it was learned on, in words.
+    pattern : the sampling pattern it holds for, as the domain names it in ``meta["pattern"]``; empty for any.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -49,6 +50,7 @@ class Calibration(BaseModel):
     level: Annotated[float, Field(gt=0, lt=1)]
     factors: dict[float, Annotated[float, Field(gt=0, le=100)]]
     learned_on: str
+    pattern: str = ""
 
     def misfit(self, prior_sha256: str, method: str, level: float) -> str:
         """Why it does not fit, or an empty string."""
@@ -60,9 +62,11 @@ class Calibration(BaseModel):
             return f"the calibration was learned at level {self.level:g}"
         return ""
 
-    def factor(self, acceleration: float | None) -> float | None:
+    def factor(self, acceleration: float | None, pattern: str = "") -> float | None:
         """The factor at this acceleration, linear between neighbours; ``None`` far from all that were studied."""
         known = sorted(self.factors)
+        if pattern and self.pattern and pattern != self.pattern:
+            return None
         if acceleration is None or not known[0] / STRETCH <= acceleration <= known[-1] * STRETCH:
             return None
         at = min(max(acceleration, known[0]), known[-1])

@@ -117,6 +117,9 @@ def test_factors_are_interpolated_and_not_carried_far_away(tmp_path: Path) -> No
     record = {**RECORD, "prior_sha256": "1", "factors": {"4": 1.0, "8": 3.0}}
     found = load_calibration(_write(tmp_path / "c.json", record))
     assert [found.factor(r) for r in (4.0, 6.0, 8.0, 9.0, 3.5)] == [1.0, 2.0, 3.0, 3.0, 1.0]
+    assert found.factor(6.0, "samples") == 2.0  # learned on any pattern
+    lines = load_calibration(_write(tmp_path / "lines.json", {**record, "pattern": "lines"}))
+    assert lines.factor(6.0, "lines") == 2.0 and lines.factor(6.0, "samples") is None
     assert found.factor(2.0) is None and found.factor(12.0) is None and found.factor(None) is None
     for wrong in ({"factors": {}}, {"factors": {"4": -1.0}}, {"level": 2.0}, {"prior_sha256": None}):
         with pytest.raises(InputError, match=r"c\.json"):

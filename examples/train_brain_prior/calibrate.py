@@ -104,6 +104,7 @@ def main() -> None:
     record: dict[str, object] = {
         "prior_sha256": prior.card["sha256"],
         "method": "pnpdm",
+        "pattern": "lines",
         "level": LEVEL,
         "factors": factors,
         "protocol": "random phase-encoding lines, 8 or 16 coils, 96 x 96, 8 to 10 calibration lines",

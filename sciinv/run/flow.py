@@ -239,7 +239,7 @@ def _finish(
     measured = pooled([r.measured for r in results if r.measured])
     used = calibration if any(r.calibrated for r in results) else None
     if calibration is not None and used is None:
-        why_not = "no factor was learned near this acceleration"
+        why_not = "no factor was learned near this acceleration with this sampling pattern"
     sentence = ""
     if results:
         sentence = statement(config.level, results[0].summary["coverage"], used, why_not, measured)

@@ -150,6 +150,7 @@ def problem(data: KSpace, item: int, options: MRIOptions | None = None) -> Probl
         "map_residual": ready.residual,
         "n_data": 2 * len(ready.kspace) * int(ready.mask.expand(ready.kspace.shape[1:]).sum()),
         "acceleration": data.acceleration,
+        "pattern": "lines" if ready.mask.shape[0] == 1 else "samples",
         "coils": len(ready.kspace),
         "coils_measured": data.kspace.shape[1],
         "map_sets": len(ready.maps),
