@@ -23,7 +23,7 @@ RECORD = {
     "method": "pnpdm", "protocol": "phantom, 4 coils", "level": 0.9, "factors": {"1.5": 3.0, "3": 3.0},
     "learned_on": "another phantom",
 }  # fmt: skip
-FAST = ["--samples", "3", "--set", "anneal=3", "--set", "stationary=0", "-q", "--json"]
+FAST = ["--samples", "3", "--set", "start=noise", "--set", "anneal=3", "--set", "stationary=0", "-q", "--json"]
 
 
 def volume(path: Path) -> np.ndarray:

@@ -72,7 +72,9 @@ def reduce_item(
     )
     support = None if support is None else support.bool()
     calibrated: dict[str, Any] | None = None
-    factor = calibration and calibration.factor(values.get("acceleration"), values.get("pattern", ""))
+    factor = None
+    if calibration is not None:
+        factor = calibration.factor(values.get("acceleration"), values.get("pattern", ""))
     if factor is not None:
         calibrated = {"factor": factor, "bounds": calibrated_bounds(summary, factor, level)}
     measured = None

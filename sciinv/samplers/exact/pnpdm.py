@@ -52,7 +52,8 @@ class PnPDM(Sampler):
     ----------
     start : ``mmps`` (moment matching) or ``noise`` (sweeps from ``rho_max`` on).
     rho_max, rho_min : first and last coupling width, in the prior's units.
-    anneal : steps of the start: network calls with ``mmps``, sweeps with ``noise``.
+    anneal : steps of the start: network calls with ``mmps`` (keep the mean step in log sigma near 0.3), sweeps with
+        ``noise``.
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
     log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
