@@ -59,7 +59,7 @@ class SGSTempered(Sampler):
     requires: ClassVar[frozenset[str]] = frozenset({"gaussian"})
 
     rungs: int = 8
-    rho_max: float = 2.0
+    rho_max: float = 1.0
     rho_min: float = 0.05
     sweeps: int = 40
     swap: Literal["auto", "collapsed", "joint"] = "auto"
