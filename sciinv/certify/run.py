@@ -15,7 +15,7 @@ from sciinv.certify.settings import budgets, is_population
 from sciinv.errors import MismatchError, NumericalError
 from sciinv.samplers.base import Sampler
 
-PATIENCE = {True: 30.0, False: 1200.0}  # CPU seconds that one budget on one reference may take
+PATIENCE = {True: 16.0, False: 1200.0}  # CPU seconds that one budget on one reference may take
 CALIBRATED_ON = ("gaussian", "overlap")
 EVIDENCE_ON = {True: ("gaussian",), False: ("gaussian", "overlap", "inpaint")}
 RUNS = {True: 16, False: 64}  # that an evidence is averaged over

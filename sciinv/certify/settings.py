@@ -20,8 +20,8 @@ WIDE, FINE = ("rho_max", "eta_max"), ("rho_min", "eta_min", "sigma_end")
 WORK = ("steps", "sweeps", "anneal", "stationary")
 GROWTH = {True: (0.25, 1.0), False: (0.25, 1.0, 4.0)}  # of the default amount of work
 STEPS_WITH_PARTICLES = (0.5, 1.0, 2.0)
-PARTICLES = {True: (128, 1024), False: (256, 1024, 4096)}
-SAMPLES = {True: 1000, False: 2000}
+PARTICLES = {True: (128, 512), False: (256, 1024, 4096)}
+SAMPLES = {True: 500, False: 2000}
 
 
 @dc.dataclass(frozen=True)
