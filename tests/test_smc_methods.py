@@ -148,11 +148,10 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_control_moments_need_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    # the proposals of tds and ddsmc need next to none on a Gaussian: their controls are the mixture and the evidence
+    # the others' proposals need next to none on a Gaussian: their controls are the mixture and the evidence
     no_weights(monkeypatch)
-    for name in ("mcgdiff", "smcdiff"):
-        bias, ratio = moments(name, *gaussian(mask=name == "smcdiff"), runs=3, steps=50)
-        assert bias > 0.25 or float(ratio[0]) < 0.7 or float(ratio[-1]) > 1.4, name
+    bias, ratio = moments("mcgdiff", *gaussian(), runs=3, steps=50)
+    assert bias > 0.25 or float(ratio[0]) < 0.7 or float(ratio[-1]) > 1.4
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -186,7 +185,7 @@ def test_evidence_of_a_gaussian(name: str) -> None:
 
 def test_evidence_of_a_mask_by_its_path() -> None:
     mean, error = evidence("smcdiff", *gaussian(mask=True), n=512, runs=12, steps=50)
-    assert abs(mean - 1) < 3 * error + 0.02 and error < 0.35
+    assert abs(mean - 1) < 3 * error + 0.02 and error < 0.5
 
 
 @pytest.mark.slow
@@ -212,8 +211,9 @@ def test_control_evidence_sees_a_lost_term(monkeypatch: pytest.MonkeyPatch) -> N
         return real(self, offset, variance, where) - 0.5 * dropped
 
     monkeypatch.setattr(observed.Observed, "log_normal", at_pins)
-    mean, error = evidence("mcgdiff", *gaussian(), n=256, runs=8, steps=40)
-    assert abs(mean - 1) > 3 * error + 0.02
+    for name in ("mcgdiff", "smcdiff"):
+        mean, error = evidence(name, *gaussian(mask=name == "smcdiff"), n=256, runs=8, steps=40)
+        assert abs(mean - 1) > 3 * error + 0.02, name
     monkeypatch.undo()
     monkeypatch.setattr(METHODS["tds"], "propose", unweighted(METHODS["tds"].propose))
     mean, error = evidence("tds", *gaussian(), n=128, runs=8, steps=40)
