@@ -36,7 +36,9 @@ def go(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict:
 
 def test_results_are_in_the_units_of_the_file(file: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
-    summary = go(capsys, file, "-o", out, "--samples", "12", "--keep-work", "--set", "anneal=12", "--set", "start=noise")
+    summary = go(
+        capsys, file, "-o", out, "--samples", "12", "--keep-work", "--set", "anneal=12", "--set", "start=noise"
+    )
     assert summary["status"] == "SUCCESS" and (out / "SUCCESS").exists()
     data = tiny.read(file)
     mean = np.frombuffer((out / "mean1.bin").read_bytes(), np.complex64).reshape(tiny.SIZE, tiny.SIZE)
