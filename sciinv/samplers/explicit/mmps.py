@@ -57,8 +57,8 @@ class MMPS(Guided):
             covariance, residual, tol=self.cg_tol, max_iter=self.cg_iterations, check_every=self.cg_iterations + 1
         )
         update = t * t * pull(a.adjoint(solved.x))
-        # exact moments give A u = K r with 0 <= K <= 1, which never raises the misfit, |r - A u| <= |r|. The Jacobian of
-        # a network can overshoot by orders of magnitude: then the update is cut to where the misfit is least.
+        # exact moments give A u = K r with 0 <= K <= 1, which never raises the misfit, |r - A u| <= |r|. The Jacobian
+        # of a network can overshoot by orders of magnitude: then the update is cut to where the misfit is least.
         predicted, ndim = a(update), len(a.codomain.shape)
         least = inner(predicted, r, ndim) / inner(predicted, predicted, ndim).clamp_min(torch.finfo(d.dtype).tiny)
         factor = torch.where(least >= 0.5, 1.0, least.clamp(0, 1))
