@@ -159,6 +159,7 @@ def test_gate_takes_the_floor_of_a_growing_population_off() -> None:
     assert judge("m", "exact", "exact", converging).outcome == "falling"
     assert judge("m", "exact", "exact", [Row("512", 0.1, 0.19)]).outcome == "held"
     assert judge("m", "exact", "exact", []).outcome == "not tested"
+    assert judge("m", "exact", "exact", biased, {"overlap-d8-m2"}).outcome == "not tested"
     assert judge("m", "explicit", "approximate", biased).outcome == "nothing to refute"
     assert judge("m", "exact", "no exact limit: no weights", biased).outcome == "nothing to refute"
     assert judge("m", "exact", "exact without measurement noise", biased).outcome == "not tested"
@@ -194,7 +195,7 @@ def test_methods_that_do_not_fit_are_skipped_with_the_reason() -> None:
 
 
 def test_a_budget_that_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "PATIENCE", {True: 1e-9})
+    monkeypatch.setattr(run, "PATIENCE", {True: (1e-9, 1e-9)})
     found = run.certify({"dps": DPS}, True, references={"ring": [references.ring()]})
     assert [r.budget for r in found.records] == ["50 steps"]
     assert "took" in found.skipped["dps"]["ring, 200 steps"]
