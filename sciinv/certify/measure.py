@@ -24,7 +24,7 @@ from sciinv.testing.laws import affine_law, mean_cov_error
 
 EXACT_DRAWS = 4000  # that coverage is measured with
 REPEATS = 4  # exact sets that a floor is averaged over
-UNIT_VECTORS = {True: 8_000, False: 200_000}  # more than this, and an exact law costs more than it tells
+UNIT_VECTORS = {True: 2_000, False: 200_000}  # more than this, and an exact law costs more than it tells
 CLASSIFIED = 2000  # samples a classifier is trained on, at most
 
 

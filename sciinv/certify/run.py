@@ -16,7 +16,7 @@ from sciinv.errors import MismatchError, NumericalError
 from sciinv.samplers.base import Sampler
 
 GATED = ("gaussian", "overlap")  # references that verdicts look at first: worth more patience
-PATIENCE = {True: (6.0, 60.0), False: (1200.0, 3600.0)}  # CPU seconds a budget may take, on others and on gated ones
+PATIENCE = {True: (4.0, 60.0), False: (1200.0, 3600.0)}  # CPU seconds a budget may take, on others and on gated ones
 CALIBRATED_ON = ("gaussian", "overlap")
 EVIDENCE_ON = {True: ("gaussian",), False: ("gaussian", "overlap", "inpaint")}
 RUNS = {True: 16, False: 64}  # that an evidence is averaged over
