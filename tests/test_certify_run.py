@@ -153,7 +153,7 @@ def test_gate_takes_the_floor_of_a_growing_population_off() -> None:
         def over_floor(self):
             return self.error / self.floor
 
-    biased = [Row("128", 0.2, 0.5), Row("512", 0.1, 0.4)]
+    biased = [Row("128", 0.2, 0.5), Row("512", 0.1, 0.34)]
     assert judge("m", "exact", "exact", biased).outcome == "refuted"
     converging = [Row("128", 0.2, 0.8), Row("512", 0.1, 0.4)]
     assert judge("m", "exact", "exact", converging).outcome == "falling"
