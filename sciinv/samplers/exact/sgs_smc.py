@@ -95,7 +95,7 @@ class SGSSMC(Population):
             return seen.log_density(rho) - before
 
         rho = float(self._next(state, log_ratio, here, prior.sigma_max, 40 if spectral else 10)) if s > 0 else 0.0
-        state, info = self.reweigh(state, log_ratio(here.new_tensor(rho)), rng, None if rho else 0.0)
+        state, info = self.reweigh(state, log_ratio(torch.full_like(here, rho)), rng, None if rho else 0.0)
         state.aux["rho"] = torch.full_like(state.aux["rho"], rho)
         info = {**info, "rho": state.aux["rho"]}
         if not spectral:
