@@ -17,7 +17,8 @@ from sciinv.io.checkpoint import unpack
 from sciinv.io.runfolder import RunFolder
 from sciinv.run import guard
 
-FAST = ["--samples", "4", "--set", "anneal=3", "--set", "stationary=4", "--progress", "none"]
+# some of these runs are forked children, which cannot differentiate: they start from noise
+FAST = ["--samples", "4", "--set", "start=noise", "--set", "anneal=3", "--set", "stationary=4", "--progress", "none"]
 
 
 @pytest.fixture
