@@ -51,6 +51,16 @@ def inner(u: Tensor, v: Tensor, ndim: int) -> Tensor:
     return (u * v).flatten(u.ndim - ndim).sum(-1)
 
 
+def power(z: Tensor) -> Tensor:
+    """``|z|^2`` elementwise, real; ``z`` may be real or complex."""
+    return z.real.square() + z.imag.square() if z.is_complex() else z.square()
+
+
+def column(v: Tensor, like: Tensor) -> Tensor:
+    """One number a sample, ``(n,)``, shaped to broadcast against ``like``, ``(n, ...)``."""
+    return v.view(-1, *(1,) * (like.ndim - 1))
+
+
 class Operator(nn.Module, abc.ABC):
     """A map from ``domain`` to ``codomain``; may be nonlinear. Subclasses set both spaces and write ``forward``."""
 
