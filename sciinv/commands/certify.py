@@ -23,6 +23,9 @@ def certify(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder for certificate.csv, .md, .json and .png.")
     ] = None,
+    patience: Annotated[
+        float | None, typer.Option(help="CPU seconds a budget may take on one problem; larger budgets are left out.")
+    ] = None,
     as_json: Annotated[
         str | None, typer.Option("--json", help="Write the outcome as JSON to this file; - makes it the last line.")
     ] = None,
@@ -51,7 +54,7 @@ def certify(
             text = f"{record.method} on {record.reference}, {record.budget}: {record.over_floor:.2f} x floor"
             typer.echo(text, err=True)
 
-    certificate = run.certify(chosen, fast, on_record=show)
+    certificate = run.certify(chosen, fast, patience=patience, on_record=show)
     _show(certificate)
     if out is not None:
         for path in table.write(certificate, out):
