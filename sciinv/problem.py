@@ -21,6 +21,7 @@ from sciinv.linalg import cg
 from sciinv.noise import Gaussian
 from sciinv.operator import SVD, LinearOperator, Operator, Scaled, Space, inner
 from sciinv.rng import Rng
+from sciinv.spectral import Observed, Spectral
 
 Info = Mapping[str, Tensor]
 
@@ -105,6 +106,16 @@ class Problem:
     def spectrum(self) -> tuple[LinearOperator, Tensor]:
         """``(V, s^2)`` with ``A^H A = V diag(s^2) V^H``."""
         return self.svd.V, self.svd.s**2
+
+    @functools.cached_property
+    def spectral(self) -> Spectral:
+        """The data in spectral coordinates, computed once; needs a linear operator with a decomposition."""
+        return Spectral.of(self.svd, self.y)
+
+    @functools.cached_property
+    def observed(self) -> Observed:
+        """The data as exact observations of a diffused state, computed once; needs a decomposition."""
+        return Observed.of(self.spectral, self.noise.sigma)
 
     def draw(self, x: Tensor, rho: float, rng: Rng) -> tuple[Tensor, Info]:
         """One exact draw of ``p(z | y, x) ~ N(y; A z, sigma^2) N(z; x, rho^2)`` per sample."""

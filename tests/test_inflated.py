@@ -1,5 +1,8 @@
 """The inflated-noise likelihood against a dense multivariate normal, for every kind of decomposition."""
 
+import dataclasses as dc
+import pickle
+
 import pytest
 import torch
 from support import gaussian_problem
@@ -15,6 +18,7 @@ from sciinv.operator import Identity, Scaled, Space, to_real
 from sciinv.problem import Problem
 from sciinv.rng import Rng
 from sciinv.samplers.exact.inflated import inflated_residual, log_inflated, rho_correction
+from sciinv.samplers.exact.observed import observe
 
 G = torch.Generator().manual_seed(5)
 WIDE = torch.randn(3, 6, generator=G, dtype=torch.float64)
@@ -75,3 +79,37 @@ def test_single_precision_far_from_the_data() -> None:
     exact = log_inflated(Problem(y, Dense(matrix), Gaussian(1e-3)), at, 0.1)
     single = log_inflated(Problem(y.float(), Dense(matrix), Gaussian(1e-3)), at.float(), 0.1)
     assert torch.allclose(exact, single, atol=0.05, rtol=1e-3), (exact, single)
+
+
+def test_data_are_decomposed_once_a_problem() -> None:
+    problem, _ = gaussian_problem()
+    x = Rng(0, [0, 1]).normal((1, 6), torch.float64)
+    want, seen = log_inflated(problem, x, 0.4), observe(problem)
+    again = pickle.loads(pickle.dumps(problem))
+    assert torch.equal(log_inflated(again, x, 0.4), want) and torch.equal(observe(again).o, seen.o)
+    # the cache belongs to these data: others have their own
+    for other in (dc.replace(problem, y=problem.y + 1), dc.replace(problem, noise=Gaussian(0.6))):
+        fresh = Problem(other.y, other.operator, other.noise)
+        assert torch.equal(log_inflated(other, x, 0.4), log_inflated(fresh, x, 0.4))
+        assert not torch.allclose(log_inflated(other, x, 0.4), want)
+        one, two = observe(other), observe(fresh)
+        assert torch.equal(one.o, two.o) and torch.equal(one.tau, two.tau)
+        assert not (torch.equal(one.o, seen.o) and torch.equal(one.tau, seen.tau))
+    calls = []
+    problem.linear.register_forward_hook(lambda *_: calls.append(1))
+    log_inflated(problem, x, 0.9), observe(problem), rho_correction(problem, x, 0.1)
+    assert not calls
+    fresh = dc.replace(problem)
+    log_inflated(fresh, x, 0.9), observe(fresh), rho_correction(fresh, x, 0.1)
+    assert len(calls) == 1  # y - U U^H y
+
+
+def test_gradient_is_that_of_the_density() -> None:
+    op = FourierMask(MASK) @ ChannelsToComplex((4, 5), 2.5)
+    problem = Problem(Rng(0, [0]).normal((4, 5), torch.complex128)[0], op.double(), Gaussian(0.3))
+    x = Rng(1, [0, 1]).normal((2, 4, 5), torch.float64).requires_grad_()
+    rho2 = torch.tensor(0.16, dtype=torch.float64)
+    seen = inflated_residual(problem, x)
+    (want,) = torch.autograd.grad(seen.log_density(rho2.sqrt()).sum(), x)
+    assert torch.allclose(seen.gradient(rho2), want)
+    assert not torch.allclose(seen.gradient(2 * rho2), want, rtol=1e-2)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import UsageError
+from sciinv.operator import power
 from sciinv.prior import Counted
 from sciinv.problem import Problem
 from sciinv.samplers.exact.inflated import inflated_residual
@@ -72,6 +73,5 @@ class DDSMC(Twisted):
         xi, wide = seen.V.adjoint(noise), s * math.sqrt(a)
         shift = a * gain * (seen.o - seen.V.adjoint(at["d"]))
         moved = shift + wide * narrow.sqrt() * xi
-        power = [(z.real.square() + z.imag.square() if z.is_complex() else z.square()) for z in (moved / wide, xi)]
-        gained = -0.5 * (power[0] - power[1] - seen.multiplicity * narrow.log())
+        gained = -0.5 * (power(moved / wide) - power(xi) - seen.multiplicity * narrow.log())
         return a * at["ahead"] + (1 - a) * x + seen.V(moved), gained.flatten(1).sum(1, dtype=torch.float64)

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sciinv.operator import inner
+from sciinv.operator import power
 from sciinv.problem import Problem
+from sciinv.spectral import Spectral
 
 
 class InflatedResidual(NamedTuple):
@@ -27,36 +28,37 @@ class InflatedResidual(NamedTuple):
 
     Attributes
     ----------
-    power : ``|U^H y - s V^H x|^2``, ``(n, q)``, zero on the null space.
-    s2 : squared singular values, ``(q,)`` or, for stacked problems, ``(n, q)``.
-    outside : ``|y - U U^H y|^2``, ``()`` or ``(n,)``.
+    data : what depends on no state.
+    offset : ``U^H y - s V^H x``, ``(n, *spectral)``, zero on the null space.
+    power : ``|offset|^2``, ``(n, q)``.
     sigma : noise level per real component.
-    n_data : real numbers in the data, as in `Problem.log_likelihood`.
-    multiplicity : real degrees of freedom of the domain per spectral coordinate (below 1 in redundant bases).
     """
 
+    data: Spectral
+    offset: Tensor
     power: Tensor
-    s2: Tensor
-    outside: Tensor
     sigma: float
-    n_data: int
-    multiplicity: float
 
     def log_density(self, rho: float | Tensor) -> Tensor:
         """``log N(y; A x, sigma^2 I + rho^2 A A^H)``, normalised, ``(n,)`` float64; rho is a number or ``(n,)``."""
-        constant = self.outside / self.sigma**2 + self.n_data * math.log(2 * math.pi * self.sigma**2)
+        constant = self.data.outside / self.sigma**2 + self.data.n_data * math.log(2 * math.pi * self.sigma**2)
         return -0.5 * (self._varying(rho) + constant)
 
     def log_ratio(self, to: float | Tensor, frm: float | Tensor) -> Tensor:
         """``log_density(to) - log_density(frm)`` without what cancels, ``(n,)`` float64."""
         return -0.5 * (self._varying(to) - self._varying(frm))
 
+    def gradient(self, rho2: Tensor) -> Tensor:
+        """Gradient of `log_density` with respect to x, ``A^H (sigma^2 I + rho2 A A^H)^-1 (y - A x)``; rho2 is 0-dim."""
+        s = self.data.s
+        return self.data.V(s * self.offset / (self.sigma**2 + rho2 * s.square()))
+
     def _varying(self, rho: float | Tensor) -> Tensor:
         if isinstance(rho, Tensor) and rho.ndim:
             rho = rho[:, None]
-        gain = (rho / self.sigma) ** 2 * self.s2
+        gain = (rho / self.sigma) ** 2 * self.data.s2
         quadratic = (self.power / (1 + gain)).sum(-1, dtype=torch.float64) / self.sigma**2
-        return quadratic + self.multiplicity * torch.log1p(gain).sum(-1, dtype=torch.float64)
+        return quadratic + self.data.multiplicity * torch.log1p(gain).sum(-1, dtype=torch.float64)
 
 
 def inflated_residual(problem: Problem, x: Tensor) -> InflatedResidual:
@@ -66,23 +68,9 @@ def inflated_residual(problem: Problem, x: Tensor) -> InflatedResidual:
     ------
     Unsupported : the operator is nonlinear, or offers no decomposition.
     """
-    svd, ndim = problem.svd, len(problem.linear.codomain.shape)
-    shape = svd.V.domain.shape
-    uy = svd.Uh(problem.y)
-    s = torch.where(svd.inverse_s() > 0, svd.s, torch.zeros_like(svd.s))
-    c = uy - s * svd.V.adjoint(x)
-    power = c.real.square() + c.imag.square() if c.is_complex() else c.square()
-    outside = problem.y - svd.U(uy)
-    s2 = s.square()
-    s2 = s2.expand(*s2.shape[: max(s2.ndim - len(shape), 0)], *shape)
-    return InflatedResidual(
-        power.flatten(1),
-        s2.flatten(s2.ndim - len(shape)),
-        inner(outside, outside, ndim).to(torch.float64),
-        problem.noise.sigma,
-        problem.linear.codomain.size,
-        problem.domain.size / math.prod(shape),
-    )
+    data = problem.spectral
+    offset = data.uy - data.s * data.V.adjoint(x)
+    return InflatedResidual(data, offset, power(offset).flatten(1), problem.noise.sigma)
 
 
 def log_inflated(problem: Problem, x: Tensor, rho: float | Tensor) -> Tensor:

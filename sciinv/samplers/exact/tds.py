@@ -56,10 +56,8 @@ class TDS(Twisted):
         """The log twist ``(n,)`` and its gradient with respect to D."""
         op, noise2 = problem.operator, problem.noise.sigma**2
         if isinstance(op, LinearOperator) and op.has_svd():
-            svd = problem.svd
-            s = torch.where(svd.inverse_s() > 0, svd.s, torch.zeros_like(svd.s))
-            offset = s * (svd.Uh(problem.y) - s * svd.V.adjoint(d))
-            return inflated_residual(problem, d).log_density(r2.sqrt()), svd.V(offset / (noise2 + r2 * s.square()))
+            seen = inflated_residual(problem, d)
+            return seen.log_density(r2.sqrt()), seen.gradient(r2)
         wide = noise2 + r2 * self.gain
         mean = op(d)
         chi2 = problem.noise.chi2(problem.y, mean, len(op.codomain.shape)) * noise2
