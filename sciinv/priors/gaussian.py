@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import MismatchError
-from sciinv.operator import Identity, LinearOperator, Operator, Space, to_real
+from sciinv.operator import Identity, LinearOperator, Operator, Space, column, to_real
 from sciinv.prior import Prior
 from sciinv.rng import Rng
 
@@ -79,7 +79,7 @@ class GaussianPrior(Analytic):
         q, mean = self.basis.to(x.dtype), self.mean.to(x.dtype)
         c = self.variances.to(x.dtype)
         spectral = (x - mean).flatten(1) @ q
-        return mean + ((spectral * wiener(c, column(sigma, spectral))) @ q.T).view_as(x)
+        return mean + ((spectral * wiener(c, levels(sigma, spectral))) @ q.T).view_as(x)
 
     def draw(self, rng: Rng) -> Tensor:
         xi = rng.normal((self.mean.numel(),), self.space.dtype)
@@ -143,10 +143,10 @@ def linear_gaussian(mean: Tensor, factor: Tensor, likelihood: LinearLikelihood) 
     return GaussianLaw(mean + cov @ gradient, cov, log_evidence)
 
 
-def column(sigma: Tensor, x: Tensor) -> Tensor:
+def levels(sigma: Tensor, x: Tensor) -> Tensor:
     """``sigma`` (0-dim or ``(n,)``) in the precision of ``x``, shaped to broadcast along its trailing axes."""
     sigma = sigma.to(x.real.dtype)
-    return sigma if sigma.ndim == 0 else sigma.view(-1, *(1,) * (x.ndim - 1))
+    return sigma if sigma.ndim == 0 else column(sigma, x)
 
 
 def wiener(variance: Tensor, sigma: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sciinv.errors import MismatchError
 from sciinv.operator import LinearOperator, Operator, Space
-from sciinv.priors.gaussian import Analytic, LinearLikelihood, column, eigen, linear_gaussian, symmetric_root, wiener
+from sciinv.priors.gaussian import Analytic, LinearLikelihood, eigen, levels, linear_gaussian, symmetric_root, wiener
 from sciinv.rng import Rng
 
 
@@ -94,7 +94,7 @@ class MixturePrior(Analytic):
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         c, means = self.variances.to(x.dtype), self.means.to(x.dtype)
         flat = x.flatten(1)[:, None]
-        level = column(sigma, flat)
+        level = levels(sigma, flat)
         spectral, log_r = self._components(flat, level)
         spectral = wiener(c, level) * spectral
         shift = spectral if self.basis is None else torch.einsum("kij,nkj->nki", self.basis.to(x.dtype), spectral)
@@ -103,12 +103,12 @@ class MixturePrior(Analytic):
     def responsibilities(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``p(k | x_t = x)``, ``(n, K)``."""
         flat = x.flatten(1)[:, None]
-        return self._components(flat, column(sigma, flat))[1].softmax(1)
+        return self._components(flat, levels(sigma, flat))[1].softmax(1)
 
     def log_marginal(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``log p(x_t = x)`` at noise level ``sigma``, ``(n,)``."""
         flat = x.flatten(1)[:, None]
-        return self._components(flat, column(sigma, flat))[1].logsumexp(1) - 0.5 * flat.shape[-1] * math.log(
+        return self._components(flat, levels(sigma, flat))[1].logsumexp(1) - 0.5 * flat.shape[-1] * math.log(
             2 * math.pi
         )
 

@@ -16,7 +16,7 @@ from torch import Tensor, fft
 from sciinv.errors import MismatchError, UsageError
 from sciinv.generic.codec import ChannelsToComplex
 from sciinv.operator import LinearOperator, Space
-from sciinv.priors.gaussian import Analytic, GaussianLaw, LinearLikelihood, column, linear_gaussian, wiener
+from sciinv.priors.gaussian import Analytic, GaussianLaw, LinearLikelihood, levels, linear_gaussian, wiener
 from sciinv.rng import Rng
 
 
@@ -91,7 +91,7 @@ class RandomFieldPrior(Analytic):
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         mean = self.mean.to(x.dtype)
         # the complex field loses its channel axis inside the filter
-        level = column(sigma, x if self.space.shape[0] == 1 else x[:, 0])
+        level = levels(sigma, x if self.space.shape[0] == 1 else x[:, 0])
         return mean + self.filter(x - mean, lambda p: wiener(p, level))
 
     def draw(self, rng: Rng) -> Tensor:

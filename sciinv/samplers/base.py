@@ -123,14 +123,18 @@ def check_requirements(sampler: type[Sampler] | Sampler, problem: Problem | Quad
     """Refuse before the first step what the problem cannot offer, naming the methods that fit."""
     missing = sampler.requires - problem.capabilities()
     if missing:
-        from sciinv.samplers import METHODS
-
-        fits = [m.name for m in METHODS.values() if m.requires <= problem.capabilities()]
         raise MismatchError(
             f"{sampler.name} needs an operator with {', '.join(sorted(missing))}",
             found=", ".join(sorted(problem.capabilities())),
-            hint=f"methods that fit this problem: {', '.join(fits) or 'none'}",
+            hint=f"methods for this problem: {fitting(problem)}",
         )
+
+
+def fitting(problem: Problem | QuadraticProblem) -> str:
+    """Names of the registered methods whose requirements the problem meets, for a hint."""
+    from sciinv.samplers import METHODS
+
+    return ", ".join(m.name for m in METHODS.values() if m.requires <= problem.capabilities()) or "none"
 
 
 def sample(

@@ -2,7 +2,8 @@
 
 * ancestral: ``x_s = r x_t + (1 - r) D + s sqrt(1 - r) xi``, ``r = (s/t)^2``.
 * second order (multistep): D is replaced by ``D + h/(2 h_prev) (D - D_prev)``, ``h = log(t/s)`` (DPM-Solver++(2M) SDE,
-  Lu et al. 2022, in variance-exploding form).
+  Lu et al. 2022, in variance-exploding form). The chain stays Gaussian given its past, so methods that weight their
+  steps may use it: their weights stay exact.
 * prior step: a draw from ``p(x_0 | x_0 + rho z = x)`` by that SDE from exactly rho. The ODE is a map, not a draw.
 * step with two flags (eps source, noise rule): ``x_s = D* + sqrt(s^2 - tau^2) e + tau xi``; ddim-eta
   ``tau = eta s sqrt(1 - s^2/t^2)``, renoise-eta ``tau = eta s``.
@@ -11,11 +12,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from sciinv.operator import column
 from sciinv.prior import Counted
 from sciinv.rng import Rng
 from sciinv.schedule import descent
@@ -28,6 +31,23 @@ def ancestral(x: Tensor, d: Tensor, t: float, s: float, rng: Rng) -> Tensor:
     return mean if s == 0 else mean.add_(rng.normal_like(x), alpha=s * math.sqrt(1 - r))
 
 
+def extrapolate(d: Tensor, before: Tensor, h: float, h_before: float | Tensor) -> Tensor:
+    """The denoised image that the multistep rule steps with, from that of the step before and both log steps."""
+    gain = h / (2 * h_before)
+    return d + (column(gain, d) if isinstance(gain, Tensor) else gain) * (d - before)
+
+
+def look_ahead(
+    aux: Mapping[str, Tensor], d: Tensor, t: float, s: float, order: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The denoised image to step with from t to s, and what the next step finds in ``aux`` of the multistep rule."""
+    if order == 1 or s == 0:
+        return d, {}
+    h = math.log(t / s)
+    kept = {"before": d, "h": d.new_full((len(d),), h)}  # a number a sample: particles are copied with their past
+    return (extrapolate(d, aux["before"], h, aux["h"]) if "before" in aux else d), kept
+
+
 def prior_step(prior: Counted, x: Tensor, rho: float, rng: Rng, log_step: float, order: int = 2) -> Tensor:
     """Draw ``x_0 ~ p(x_0 | x_0 + rho z = x)``; log steps of ``log_step`` on average, down to the prior's
     ``sigma_min``.
@@ -38,7 +58,7 @@ def prior_step(prior: Counted, x: Tensor, rho: float, rng: Rng, log_step: float,
         if s == 0:
             return d
         h = math.log(t / s)
-        ahead = d if previous is None or order == 1 else d + (h / (2 * previous[1])) * (d - previous[0])
+        ahead = d if previous is None or order == 1 else extrapolate(d, previous[0], h, previous[1])
         previous = (d, h)
         x = ancestral(x, ahead, t, s, rng)
     return x

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from sciinv.errors import Unsupported
-from sciinv.operator import inner
+from sciinv.operator import column, inner
 from sciinv.prior import Counted, Prior
 from sciinv.rng import Rng
 from sciinv.testing.fake import FakeCuda
@@ -75,7 +75,8 @@ def _batches(prior: Prior, name: str, dtype: torch.dtype, sigmas: tuple[float, .
     sigma = torch.tensor([sigmas[i % len(sigmas)] for i in range(4)], dtype=dtype)
     tol = 1e-9 if dtype == torch.float64 else 2e-5
     with torch.no_grad():
-        x = Rng(seed, range(4)).normal(prior.space.shape, dtype) * (1 + sigma.view(-1, *(1,) * len(prior.space.shape)))
+        x = Rng(seed, range(4)).normal(prior.space.shape, dtype)
+        x = x * (1 + column(sigma, x))
         together = prior.denoise(x, sigma)
         if together.shape != x.shape or together.dtype != dtype:
             raise AssertionError(

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import MismatchError
-from sciinv.operator import inner
+from sciinv.operator import column, inner
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
+from sciinv.samplers.base import fitting
 
 Kernel = Literal["auto", "exact", "mala", "hmc", "ula"]
 
@@ -69,7 +70,7 @@ def move(
         # a random length keeps HMC from returning to where it started in stiff directions
         angle = log_step.exp() * (1 - 0.4 * chance[:, 1]) if LEAPS[kernel] > 1 else log_step.exp()
         new, v_new, r_new, g_new = z, v, residual, gradient
-        a = _column(angle, z)
+        a = column(angle, z)
         cos, sin, kick = a.cos(), a.sin(), 0.5 * a * rho * rho
         for _ in range(LEAPS[kernel]):
             v_new = v_new + kick * g_new
@@ -82,8 +83,8 @@ def move(
         change = change + (_difference(new - x, z - x) + _difference(v_new, v)) / (2 * rho * rho)
         probability = torch.exp(-change.clamp_min(0)).nan_to_num(0.0)
         accept = torch.ones_like(change, dtype=torch.bool) if kernel == "ula" else chance[:, 0] < probability
-        z, gradient = (torch.where(_column(accept, z), b, a) for a, b in ((z, new), (gradient, g_new)))
-        residual = torch.where(_column(accept, residual), r_new, residual)
+        z, gradient = (torch.where(column(accept, z), b, a) for a, b in ((z, new), (gradient, g_new)))
+        residual = torch.where(column(accept, residual), r_new, residual)
         gain = tune * (1 + tuned).rsqrt().clamp_min(0.1)
         log_step = (log_step + gain * (probability - ACCEPT[kernel])).clamp_max(math.log(_longest(kernel)))
         tuned, accepted = tuned + tune, accepted + probability / steps
@@ -141,13 +142,6 @@ def check_kernel(method: str, kernel: Kernel, problem: Problem) -> None:
         )
 
 
-def fitting(problem: Problem) -> str:
-    """Names of the registered methods whose requirements the problem meets."""
-    from sciinv.samplers import METHODS
-
-    return ", ".join(m.name for m in METHODS.values() if m.requires <= problem.capabilities()) or "none"
-
-
 def residual_and_gradient(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
     """``y - A(z)`` and ``grad log p(y | z)``, with the true factor one half."""
     r = problem.residual(z)
@@ -158,10 +152,6 @@ def residual_and_gradient(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
 def _longest(kernel: str) -> float:
     """A quarter turn in all: an independent draw where the data are silent."""
     return math.pi / 2 / LEAPS[kernel]
-
-
-def _column(t: Tensor, like: Tensor) -> Tensor:
-    return t.view(-1, *(1,) * (like.ndim - 1))
 
 
 def _difference(a: Tensor, b: Tensor, ndim: int | None = None) -> Tensor:

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import MismatchError, UsageError
-from sciinv.operator import inner
+from sciinv.operator import column, inner
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
-from sciinv.samplers.exact.mcmc import fitting, residual_and_gradient
+from sciinv.samplers.base import Sampler, State, fitting
+from sciinv.samplers.exact.mcmc import residual_and_gradient
 from sciinv.schedule import geometric
 
 POWER_ITERATIONS = 30
@@ -91,7 +91,7 @@ class PMC(Sampler):
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
         x = state.x
-        gamma = state.aux["gamma"].view(-1, *(1,) * (x.ndim - 1))
+        gamma = column(state.aux["gamma"], x)
         z = x + gamma * _data_gradient(problem, x)
         pull = (prior.denoise(z, t) - z if self.variant == "pnp" else prior.denoise(x, t) - x) / self.sigma_end**2
         x = z + gamma * pull + (2 * gamma).sqrt() * rng.normal_like(x)
@@ -106,7 +106,7 @@ def largest_curvature(problem: Problem, like: Tensor) -> Tensor:
     v, found = pattern.expand_as(like), like.new_zeros(len(like))
     for _ in range(POWER_ITERATIONS):
         norm = inner(v, v, ndim).sqrt().clamp_min(torch.finfo(like.dtype).tiny)
-        v = problem.normal(v / norm.view(-1, *(1,) * ndim))
+        v = problem.normal(v / column(norm, like))
         found = inner(v, v, ndim).sqrt()
     return found / problem.noise.sigma**2
 

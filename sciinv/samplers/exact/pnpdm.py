@@ -22,7 +22,6 @@ sweeps. `inflated.rho_correction` gives the weights from the law at rho to the p
 from __future__ import annotations
 
 import dataclasses as dc
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -35,10 +34,10 @@ from sciinv.errors import MismatchError, UsageError
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State, check_requirements
-from sciinv.samplers.exact.mcmc import Kernel, check_kernel, consistency, fitting
+from sciinv.samplers.base import Sampler, State, check_requirements, fitting
+from sciinv.samplers.exact.mcmc import Kernel, check_kernel, consistency
 from sciinv.samplers.explicit.mmps import MMPS
-from sciinv.samplers.kernels import ancestral, prior_step
+from sciinv.samplers.kernels import ancestral, look_ahead, prior_step
 from sciinv.schedule import geometric, karras
 
 TRACED = 8  # summaries for R-hat: means over a TRACED x TRACED grid of blocks
@@ -126,10 +125,8 @@ class PnPDM(Sampler):
         info = {"block_means": block_means(d), **info}
         if s <= self.rho_min:
             return State(d), info
-        h, ahead = torch.tensor(math.log(t / s)), d  # a host scalar: it travels with a checkpoint
-        if state.aux:
-            ahead = d + (h / (2 * state.aux["h"])) * (d - state.aux["d"])
-        return State(ancestral(state.x, ahead, t, s, rng), aux={"d": d, "h": h}), info
+        ahead, kept = look_ahead(state.aux, d, t, s, 2)
+        return State(ancestral(state.x, ahead, t, s, rng), aux=kept), info
 
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
         means = trace.get("block_means")

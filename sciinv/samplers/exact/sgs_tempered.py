@@ -24,12 +24,13 @@ from torch import Tensor
 
 from sciinv.diagnostics.convergence import split_rhat
 from sciinv.errors import MismatchError, UsageError
+from sciinv.operator import column
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
+from sciinv.samplers.base import Sampler, State, fitting
 from sciinv.samplers.exact.inflated import inflated_residual
-from sciinv.samplers.exact.mcmc import Kernel, check_kernel, consistency, fitting, resolve
+from sciinv.samplers.exact.mcmc import Kernel, check_kernel, consistency, resolve
 from sciinv.samplers.exact.pnpdm import block_means
 from sciinv.samplers.kernels import prior_step
 from sciinv.schedule import geometric
@@ -109,7 +110,7 @@ class SGSTempered(Sampler):
         log_r = self._log_ratios(problem, xs, zs, rho)
         accept = rng.uniform((self.rungs - 1,), torch.float64) < log_r.exp()
         for i in range(sweep % 2, self.rungs - 1, 2):
-            yes = accept[:, i].view(-1, *(1,) * (state.x.ndim - 1))
+            yes = column(accept[:, i], state.x)
             for pair in (xs, zs):
                 pair[i], pair[i + 1] = (
                     torch.where(yes, pair[i + 1], pair[i]), torch.where(yes, pair[i], pair[i + 1])
