@@ -15,7 +15,7 @@ from sciinv.priors.mixture import grid_mixture
 from sciinv.problem import Problem
 from sciinv.rng import Rng
 from sciinv.samplers import METHODS, sample
-from sciinv.samplers.smc import ess, systematic
+from sciinv.samplers.smc import ess, furthest, systematic
 
 SGSSMC = METHODS["sgs_smc"]
 F64 = torch.float64
@@ -40,6 +40,27 @@ def test_systematic_resampling_copies_each_particle_its_share() -> None:
     dead = torch.tensor([[0.0, -torch.inf, 0.0, -torch.inf]], dtype=F64)
     for u in (0.0, 0.5, 1 - 1e-12):
         assert set(systematic(dead, torch.tensor([u], dtype=F64)).flatten().tolist()) <= {0, 2}
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_particle_that_weighs_nothing_does_not_decide_the_step(bad: float) -> None:
+    """What `reweigh` will not count must not be counted when the step is chosen."""
+    sampler, rng = SGSSMC(), Rng(0, range(10))
+    state = sampler.start(torch.zeros(10, 1, dtype=F64))
+    ratio = torch.zeros(10, dtype=F64)
+    ratio[3] = bad
+    assert bool(sampler.keeps(state, ratio, 0.89)) and not bool(sampler.keeps(state, ratio, 0.91))
+    assert float(sampler.reweigh(state, ratio, rng)[1]["ess"][0]) == pytest.approx(9)
+    # the smallest island decides
+    split = SGSSMC(islands=2)
+    assert not bool(split.keeps(split.start(torch.zeros(10, 1, dtype=F64)), ratio, 0.89))
+
+
+def test_bisection_finds_the_furthest_share() -> None:
+    zero = torch.zeros((), dtype=F64)
+    assert float(furthest(lambda share: share <= 0.3, zero, 30)) == pytest.approx(0.3, abs=1e-8)
+    assert float(furthest(lambda share: share <= 1, zero, 4)) == 1
+    assert float(furthest(lambda share: share < 0, zero, 4)) == 0
 
 
 def toy(seed: int, m: int, d: int = 8, spacing: float = 8.0):
@@ -125,6 +146,8 @@ def test_impossible_populations_are_refused() -> None:
     problem, prior = toy(1, 1)
     with pytest.raises(UsageError, match="islands"):
         SGSSMC(islands=0)
+    with pytest.raises(UsageError, match="ess_target < resample_below"):  # weights would stall the ladder
+        SGSSMC(resample_below=0.5)
     with pytest.raises(UsageError, match="multiple of 3"):
         sample(SGSSMC(islands=3), problem, prior, 8, seed=0)
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sciinv.errors import UsageError
+from sciinv.prior import Counted
 from sciinv.problem import Info
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State
+from sciinv.schedule import karras
 
 SPREAD = 1.0  # islands whose log-evidences differ by more (standard deviation) are pooled equally: one of them is lost
 
@@ -38,6 +40,24 @@ def systematic(log_w: Tensor, u: Tensor) -> Tensor:
     cdf = log_w.softmax(-1).cumsum(-1)
     points = (torch.arange(n, device=u.device, dtype=u.dtype) + u[..., None]) / n
     return torch.searchsorted(cdf / cdf[..., -1:], points, right=True).clamp_max(n - 1)
+
+
+def counted(log_w: Tensor) -> Tensor:
+    """Log-weights with those that are not finite set to nothing: such a particle weighs nothing and is replaced."""
+    return log_w.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
+def furthest(enough: Callable[[Tensor], Tensor], zero: Tensor, halvings: int) -> Tensor:
+    """The largest share of the way, 0-dim in [0, 1], that keeps enough particles, by bisection; ``zero`` is a 0-dim 0.
+
+    ``enough`` takes a share and returns a 0-dim bool. Zero means that none of the shares tried did.
+    """
+    low, high = zero, zero + 1
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        good = enough(middle)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return torch.where(enough(zero + 1), 1.0, low)
 
 
 @dc.dataclass(frozen=True)
@@ -72,6 +92,12 @@ class Population(Sampler):
         kept = {"log_z": zero, "ancestor": torch.arange(n, device=x.device), **aux}
         return State(x, zero - math.log(n // self.islands), kept)
 
+    def keeps(self, state: State, log_ratio: Tensor, share: float) -> Tensor:
+        """Whether `reweigh` by ``log_ratio`` would leave every island this share of effective particles; 0-dim bool."""
+        assert state.log_w is not None
+        size = ess(counted(state.log_w + log_ratio).view(self.islands, -1))
+        return size.min() >= share * len(state.x) / self.islands
+
     def reweigh(
         self, state: State, log_ratio: Tensor, rng: Rng, resample_below: float | None = None
     ) -> tuple[State, Info]:
@@ -81,8 +107,7 @@ class Population(Sampler):
         """
         assert state.log_w is not None
         shape = (self.islands, len(state.x) // self.islands)
-        # a particle that became non-finite weighs nothing and is replaced
-        log_w = (state.log_w + log_ratio).nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf).view(shape)
+        log_w = counted(state.log_w + log_ratio).view(shape)
         gain = log_w.logsumexp(-1, keepdim=True)
         log_z = state.aux["log_z"] + gain.expand(shape).reshape(-1)
         log_w = log_w - gain
@@ -130,3 +155,27 @@ class Population(Sampler):
         share = torch.where(spread <= SPREAD, log_z.log_softmax(0), -math.log(self.islands))
         state.log_w = (state.log_w.view(shape) + share).view(-1)
         return state.x
+
+
+@dc.dataclass(frozen=True)
+class Descending(Population):
+    """Populations that walk down the prior's noise levels and weight a prior step at each.
+
+    Attributes
+    ----------
+    steps : number of noise levels.
+    order : 2 (multistep, `kernels.look_ahead`) or 1 (as published) prior step.
+    """
+
+    steps: int = 100
+    order: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 2 or self.order not in (1, 2):
+            raise UsageError(
+                f"{self.name} settings are impossible", expected="steps >= 2, order 1 or 2", found=repr(self)
+            )
+
+    def grid(self, prior: Counted) -> Sequence[float]:
+        return karras(prior.sigma_max, prior.sigma_min, self.steps)

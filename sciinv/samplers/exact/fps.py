@@ -12,46 +12,26 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sciinv.errors import UsageError
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
-from sciinv.samplers.exact.fps_smc import renewal
+from sciinv.samplers.base import State
+from sciinv.samplers.exact.fps_smc import Filtering, renewal
 from sciinv.samplers.exact.observed import observe
-from sciinv.schedule import karras
 
 
 @dc.dataclass(frozen=True)
-class FPS(Sampler):
-    """Filtering posterior sampling.
-
-    Attributes
-    ----------
-    steps : number of noise levels.
-    c : share of the noise that a step renews; as in `FPSSMC`.
-    """
+class FPS(Filtering):
+    """Filtering posterior sampling."""
 
     name: ClassVar[str] = "fps"
     paper: ClassVar[str] = "Dou, Song 2024"
     claims: ClassVar[str] = "no exact limit: no weights, and the measurement noise is counted once a level"
-    requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
-
-    steps: int = 100
-    c: float | None = None
-
-    def __post_init__(self) -> None:
-        if not (self.steps >= 2 and (self.c is None or 0 < self.c <= 1)):
-            raise UsageError("fps settings are impossible", expected="steps >= 2, 0 < c <= 1", found=repr(self))
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         seen, top = observe(problem), self.grid(prior)[0]

@@ -24,7 +24,7 @@ from sciinv.errors import UsageError
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import State
+from sciinv.samplers.base import Sampler, State
 from sciinv.samplers.exact.observed import observe, shared
 from sciinv.samplers.smc import Population
 from sciinv.schedule import karras
@@ -37,8 +37,8 @@ def renewal(c: float | None, t: float, s: float) -> tuple[float, float]:
 
 
 @dc.dataclass(frozen=True)
-class FPSSMC(Population):
-    """Filtering posterior sampling with particles.
+class Filtering(Sampler):
+    """Methods that follow a noisy path of the data.
 
     Attributes
     ----------
@@ -47,21 +47,32 @@ class FPSSMC(Population):
         such as the published 0.95, the steps without data leave half of a Gaussian prior's variance as they multiply.
     """
 
-    name: ClassVar[str] = "fps_smc"
-    paper: ClassVar[str] = "Dou, Song 2024"
-    claims: ClassVar[str] = "exact as particles and steps grow without measurement noise; too narrow with it"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
 
     steps: int = 100
     c: float | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not (self.steps >= 2 and (self.c is None or 0 < self.c <= 1)):
-            raise UsageError("fps_smc settings are impossible", expected="steps >= 2, 0 < c <= 1", found=repr(self))
+            raise UsageError(
+                f"{self.name} settings are impossible", expected="steps >= 2, 0 < c <= 1", found=repr(self)
+            )
 
     def grid(self, prior: Counted) -> Sequence[float]:
         return karras(prior.sigma_max, prior.sigma_min, self.steps)
+
+
+@dc.dataclass(frozen=True)
+class FPSSMC(Filtering, Population):
+    """Filtering posterior sampling with particles."""
+
+    name: ClassVar[str] = "fps_smc"
+    paper: ClassVar[str] = "Dou, Song 2024"
+    claims: ClassVar[str] = "exact as particles and steps grow without measurement noise; too narrow with it"
+
+    def __post_init__(self) -> None:
+        Filtering.__post_init__(self)
+        Population.__post_init__(self)
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         seen, top = observe(problem), self.grid(prior)[0]

@@ -10,6 +10,7 @@ the image. Between weights z moves by Metropolis-corrected transitions and x by 
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from sciinv.rng import Rng
 from sciinv.samplers.base import State
 from sciinv.samplers.exact.mcmc import ACCEPT, Chain, move, start_chain
 from sciinv.samplers.kernels import prior_step
-from sciinv.samplers.smc import ess
+from sciinv.samplers.smc import furthest
 
 if TYPE_CHECKING:
     from sciinv.samplers.exact.sgs_smc import SGSSMC
@@ -33,30 +34,33 @@ HALVINGS = 16  # of beta or log rho: each one costs the forward operator
 
 def joint_start(method: SGSSMC, x: Tensor, rng: Rng) -> State:
     """Prior draws x with their z, no data yet."""
-    ones = torch.ones(len(x), dtype=torch.float64, device=x.device)
+    beta = x.new_zeros(len(x), dtype=torch.float64)
     z = x + method.rho_max * rng.normal_like(x)
-    step = ones.to(x.dtype) * 0
-    return method.start(x, z=z, log_step=step, tuned=step, beta=ones * 0, rho=ones * method.rho_max)
+    step = x.new_zeros(len(x))
+    return method.start(x, z=z, log_step=step, tuned=step, beta=beta, rho=torch.full_like(beta, method.rho_max))
 
 
 def joint_step(
     method: SGSSMC, problem: Problem, prior: Counted, state: State, last: bool, rng: Rng
 ) -> tuple[State, Info]:
     """One rung: the next beta or rho, weights, resampling, a move of z and of x."""
-    assert state.log_w is not None
-    log_w, z, x = state.log_w, state.aux["z"], state.x
+    z, x = state.aux["z"], state.x
     beta, rho = (float(v) for v in torch.stack([state.aux["beta"][0], state.aux["rho"][0]]).tolist())
     fit = problem.log_likelihood(z).to(torch.float64)
 
     def enough(log_ratio: Tensor) -> Tensor:
-        sizes = ess((log_w + log_ratio).nan_to_num(nan=-torch.inf).view(method.islands, -1))
-        return sizes.min() >= method.ess_target * len(x) / method.islands
+        return method.keeps(state, log_ratio, method.ess_target)
+
+    def widest(log_ratio: Callable[[Tensor], Tensor]) -> Tensor:
+        """Share of the way to go; never none of it."""
+        share = furthest(lambda share: enough(log_ratio(share)), fit.new_zeros(()), HALVINGS)
+        return share.clamp_min(0.5**HALVINGS)
 
     def at(width: float | Tensor) -> Tensor:
         return problem.log_likelihood(x + (width / rho) * (z - x)).to(torch.float64) - fit
 
     if beta < 1:
-        share = 1.0 if last else float(_widest(lambda share: enough(share * (1 - beta) * fit), fit.new_zeros(())))
+        share = 1.0 if last else float(widest(lambda share: share * (1 - beta) * fit))
         up = 1.0 if share == 1 else beta + share * (1 - beta)
         ratio, width, first = (up - beta) * fit, rho, beta == 0
     else:
@@ -64,10 +68,10 @@ def joint_step(
         if last or rho <= method.rho_min * (1 + 1e-9) or bool(enough(at(0.0))):
             state, info = method.reweigh(state, at(0.0), rng, 0.0)
             state.done = True
-            return state, {**info, "rho": state.aux["rho"] * 0, "accept": info["ess"].new_ones(len(x))}
-        span = torch.tensor(method.rho_min / rho).log()
-        part = _widest(lambda share: enough(at((share * span.to(fit.device)).exp() * rho)), fit.new_zeros(()))
-        width = max(rho * float((part * span).exp()), method.rho_min)
+            return state, {**info, "rho": torch.zeros_like(state.aux["rho"]), "accept": x.new_ones(len(x))}
+        span = math.log(method.rho_min / rho)
+        part = float(widest(lambda share: at((share * span).exp() * rho)))
+        width = max(rho * math.exp(part * span), method.rho_min)
         ratio = at(width)
         state.aux["z"] = x + (width / rho) * (z - x)
     state, info = method.reweigh(state, ratio, rng)
@@ -84,13 +88,3 @@ def joint_step(
     state.aux |= chain._asdict()
     state.aux["beta"], state.aux["rho"] = (torch.full_like(state.aux["rho"], v) for v in (up, width))
     return state, {**info, "rho": state.aux["rho"], "accept": extra["accept"]}
-
-
-def _widest(enough: Callable[[Tensor], Tensor], zero: Tensor) -> Tensor:
-    """The largest share of the way, 0-dim in (0, 1], that keeps enough particles."""
-    low, high = zero, zero + 1
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        good = enough(middle)
-        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
-    return torch.where(enough(zero + 1), 1.0, torch.maximum(low, zero + 0.5**HALVINGS))

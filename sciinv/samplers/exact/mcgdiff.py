@@ -20,50 +20,30 @@ last step with ``p(x_0 | x_t) = N(D, t^2)``.
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sciinv.errors import UsageError
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
-from sciinv.samplers.exact.multistep import look_ahead
 from sciinv.samplers.exact.observed import observe
-from sciinv.samplers.smc import Population
-from sciinv.schedule import karras
+from sciinv.samplers.kernels import look_ahead
+from sciinv.samplers.smc import Descending
 
 MARGIN = 1 - 1e-4  # a pin this near a level is on it
 
 
 @dc.dataclass(frozen=True)
-class MCGDiff(Population):
-    """Monte Carlo guided diffusion.
-
-    Attributes
-    ----------
-    steps : number of noise levels.
-    order : 2 (multistep, `multistep`) or 1 (as published) prior step.
-    """
+class MCGDiff(Descending):
+    """Monte Carlo guided diffusion."""
 
     name: ClassVar[str] = "mcgdiff"
     paper: ClassVar[str] = "Cardoso et al. 2023 (arXiv:2308.07983)"
     claims: ClassVar[str] = "exact as particles and steps grow; unbiased evidence of the discretised prior"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
-
-    steps: int = 100
-    order: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 2 or self.order not in (1, 2):
-            raise UsageError("mcgdiff settings are impossible", expected="steps >= 2, order 1 or 2", found=repr(self))
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         """Draws of ``N(x; 0, T^2) prod N(x_i; o_i, |T^2 - tau_i^2|)``; where tau_i > T that is the law given o_i."""
@@ -89,7 +69,7 @@ class MCGDiff(Population):
         def mean(x: Tensor, d: Tensor) -> Tensor:
             return d + (u2 / t**2) * (x - d)
 
-        d, kept = look_ahead(state, prior.denoise(state.x, t), t, s, self.order)
+        d, kept = look_ahead(state.aux, prior.denoise(state.x, t), t, s, self.order)
         x, d = seen.V.adjoint(state.x), seen.V.adjoint(d)
         ahead = seen.log_normal(seen.o - mean(x, d), b2 + v, guided)
         behind = seen.log_normal(x - seen.o, t * t - tau2, guided)

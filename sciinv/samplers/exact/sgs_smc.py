@@ -31,7 +31,7 @@ from sciinv.samplers.base import State
 from sciinv.samplers.exact.inflated import inflated_residual
 from sciinv.samplers.exact.joint import joint_start, joint_step
 from sciinv.samplers.kernels import prior_step
-from sciinv.samplers.smc import Population, ess
+from sciinv.samplers.smc import Population, furthest
 
 
 @dc.dataclass(frozen=True)
@@ -67,11 +67,12 @@ class SGSSMC(Population):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (
-            0 < self.ess_target < 1 and 0 < self.rho_min <= self.rho_max and self.rungs >= 1 and self.order in (1, 2)
-        ):
+            0 < self.ess_target < self.resample_below and 0 < self.rho_min <= self.rho_max and self.rungs >= 1
+            and self.order in (1, 2)
+        ):  # fmt: skip
             raise UsageError(
-                "sgs_smc settings are impossible", expected="0 < ess_target < 1, 0 < rho_min <= rho_max, rungs >= 1",
-                found=repr(self),
+                "sgs_smc settings are impossible",
+                expected="0 < ess_target < resample_below, 0 < rho_min <= rho_max, rungs >= 1", found=repr(self),
             )  # fmt: skip
 
     def grid(self, prior: Counted) -> Sequence[float]:
@@ -111,21 +112,15 @@ class SGSSMC(Population):
         self, state: State, log_ratio: Callable[[Tensor], Tensor], here: Tensor, sigma_max: float, halvings: int
     ) -> Tensor:
         """The next rho, 0-dim: 0 when the weights allow it, else by bisection of the logarithm, at least rho_min."""
-        assert state.log_w is not None
-        log_w, n = state.log_w, len(state.x) // self.islands
+        zero, high = torch.zeros_like(here), torch.where(here.isinf(), 1e3 * sigma_max, here).log()
+        span = math.log(self.rho_min) - high
 
         def enough(rho: Tensor) -> Tensor:
-            sizes = ess((log_w + log_ratio(rho)).view(self.islands, n))
-            return sizes.min() >= self.ess_target * n
+            return self.keeps(state, log_ratio(rho), self.ess_target)
 
-        low, high = math.log(self.rho_min), torch.where(here.isinf(), 1e3 * sigma_max, here).log()
-        lower, upper = torch.full_like(high, low), high
-        for _ in range(halvings):
-            middle = (lower + upper) / 2
-            good = enough(middle.exp())
-            lower, upper = torch.where(good, lower, middle), torch.where(good, middle, upper)
-        finish = enough(torch.zeros_like(high)) | (here <= self.rho_min * (1 + 1e-9))
-        return torch.where(finish, 0.0, upper.exp())
+        share = furthest(lambda share: enough((high + share * span).exp()), zero, halvings)
+        finish = enough(zero) | (here <= self.rho_min * (1 + 1e-9))
+        return torch.where(finish, 0.0, (high + share * span).exp())
 
 
 class SolvedResidual:

@@ -12,49 +12,30 @@ path is enough.
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sciinv.errors import MismatchError, UsageError
+from sciinv.errors import MismatchError
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
 from sciinv.samplers.exact.mcgdiff import MARGIN
-from sciinv.samplers.exact.multistep import look_ahead
 from sciinv.samplers.exact.observed import observe, shared
-from sciinv.samplers.smc import Population
-from sciinv.schedule import karras
+from sciinv.samplers.kernels import look_ahead
+from sciinv.samplers.smc import Descending
 
 
 @dc.dataclass(frozen=True)
-class SMCDiff(Population):
-    """Replacement with weights, for masks.
-
-    Attributes
-    ----------
-    steps : number of noise levels.
-    order : 2 (multistep, `multistep`) or 1 (as published) prior step.
-    """
+class SMCDiff(Descending):
+    """Replacement with weights, for masks."""
 
     name: ClassVar[str] = "smcdiff"
     paper: ClassVar[str] = "Trippe et al. 2022"
     claims: ClassVar[str] = "exact as particles and steps grow"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd", "mask"})
-
-    steps: int = 100
-    order: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 2 or self.order not in (1, 2):
-            raise UsageError("smcdiff settings are impossible", expected="steps >= 2, order 1 or 2", found=repr(self))
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         seen, top = observe(problem), self.grid(prior)[0]
@@ -83,7 +64,7 @@ class SMCDiff(Population):
         spread = (lag * (t * t - u2)).sqrt()
         step_noise = shared(seen.V.adjoint(rng.normal_like(state.x)), self.islands)
         path = seen.o + lag * (state.aux["path"] - seen.o) + spread * step_noise
-        d, kept = look_ahead(state, prior.denoise(state.x, t), t, s, self.order)
+        d, kept = look_ahead(state.aux, prior.denoise(state.x, t), t, s, self.order)
         x, d = seen.V.adjoint(state.x), seen.V.adjoint(d)
         m = d + (u2 / t**2) * (x - d)
         if s == 0:  # noise below the last level: x_0 | x_t ~ N(D, t^2), given the data

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses as dc
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,38 +19,29 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
-from sciinv.samplers.exact.multistep import look_ahead
-from sciinv.samplers.smc import Population
-from sciinv.schedule import karras
+from sciinv.samplers.kernels import look_ahead
+from sciinv.samplers.smc import Descending
 
 SMALL = 1e-9  # of T^2: what a variance is at least
 
 
 @dc.dataclass(frozen=True)
-class Twisted(Population):
+class Twisted(Descending):
     """Methods with a twist.
 
     Attributes
     ----------
-    steps : number of noise levels.
-    order : 2 (multistep, `multistep`) or 1 (as published) prior step.
     variance : variance c of the prior per component, in its own units: of ``x_0 | x_t`` the twist assumes
         ``r_t^2 = t^2 c / (t^2 + c)``. Too small a value makes the twist overconfident. By default measured with one
         network call at the first level T, where ``r_T^2`` is the mean slope of D, ``E x D / d`` by Stein's identity.
     """
 
-    steps: int = 100
-    order: int = 2
     variance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.steps >= 2 and self.order in (1, 2) and (self.variance is None or self.variance > 0)):
-            raise UsageError(f"{self.name} settings are impossible", expected="steps >= 2, order 1 or 2, variance > 0",
-                             found=repr(self))  # fmt: skip
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
+        if self.variance is not None and not self.variance > 0:
+            raise UsageError(f"{self.name} settings are impossible", expected="variance > 0", found=repr(self))
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         top = self.grid(prior)[0]
@@ -87,7 +77,7 @@ class Twisted(Population):
         c = state.aux["variance"][0]
         r2 = c / (1 + c / t**2)
         value, d, aim = self.twist(problem, prior, state.x, t, s, r2)
-        ahead, kept = look_ahead(state, d, t, s, self.order)
+        ahead, kept = look_ahead(state.aux, d, t, s, self.order)
         held = {"value": value, "d": d, "ahead": ahead, **aim}
         state = State(state.x, state.log_w, {**state.aux, **kept, **held})
         state, info = self.reweigh(state, value + state.aux["carried"], rng)
