@@ -111,8 +111,9 @@ def measure(
 ) -> dict[str, Any]:
     """Compare with a truth inside `support`: coverage, corr(std, |error|), PSNR and SSIM of the mean and of one sample.
 
-    Coverage is corrected for nothing: the raw interval is the order-statistic one of the summary, whose exact value for
-    a perfect sampler is ``summary["coverage"]``.
+    Coverage is corrected for nothing: the raw interval is the order-statistic one of the summary, whose value for a
+    perfect sampler is ``summary["coverage"]``. The summary may come from weighted samples, of which `samples` are equal
+    draws.
     """
     truth = reference.abs() if reference.is_complex() else reference
     mean = summary["magnitude_mean"]
@@ -132,10 +133,16 @@ def measure(
 
 
 def statement(
-    level: float, nominal: float, calibration: Calibration | None, why_not: str, measured: Mapping[str, float]
-) -> str:
-    """The coverage statement of reports, sidecars and the terminal."""
+    level: float, nominal: float, calibration: Calibration | None, why_not: str, measured: Mapping[str, float],
+    weighted: float | None = None,
+) -> str:  # fmt: skip
+    """The coverage statement of reports, sidecars and the terminal; `weighted` is the ESS of weighted samples."""
     text = f"bounds: order statistics that cover {100 * nominal:.1f} % for an exact sampler"
+    if weighted is not None:
+        text = (
+            f"bounds: weighted order statistics that cover about {100 * nominal:.1f} % if the {weighted:.1f} effective "
+            "particles were exact draws"
+        )
     if calibration is None:
         text += f"; not calibrated ({why_not})" if why_not else "; not calibrated for this protocol"
     else:

@@ -35,6 +35,9 @@ class RunConfig(BaseModel):
     prior: str | None = Field(None, description="prior file or name; the domain's own if absent")
     method: str = Field("pnpdm", description="sampling method, see `sciinv methods`")
     samples: Annotated[int, Field(ge=1, le=100_000)] = 16
+    particles: Annotated[int, Field(ge=2, le=100_000)] | None = Field(
+        None, description="size of the weighted population that the samples are drawn from, where the method has one"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1905
     device: Device = "auto"
     slices: str | None = Field(None, description='items to reconstruct, such as "0,3-5"; all if absent')

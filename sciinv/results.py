@@ -16,10 +16,12 @@ class ItemResult:
     Attributes
     ----------
     item : index in the input.
-    samples : ``(n, *image)``, real or complex; samples that failed are left out.
-    summary : `Samples.summary` of these samples: mean, magnitude_mean, std, lower, upper, coverage, n, ess.
+    samples : ``(n, *image)``, real or complex, equally weighted; samples that failed are left out.
+    summary : `Samples.summary` of these samples, or of the weighted population that they are drawn from: mean,
+        magnitude_mean, std, lower, upper, coverage, n, ess.
     chi2_per_dof : ``(n,)``, ``|y - A x|^2 / sigma^2`` per real measurement.
-    diagnostics : R-hat and ESS over all chains of the item, where the method has them.
+    diagnostics : R-hat and ESS over all chains of the item, or particles, their effective sizes, ancestors and
+        log-evidence, where the method has them.
     failed : how many samples became non-finite.
     meta : the problem's facts (noise level, acceleration, warnings ...), JSON-ready values and tensors.
     provenance : seconds, network calls.

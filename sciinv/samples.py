@@ -36,46 +36,72 @@ class Samples:
 
     @property
     def weights(self) -> Tensor:
-        """Normalised weights of the good samples."""
+        """Normalised weights of the good samples, float64."""
         if self.log_w is None:
-            return torch.full((len(self.good),), 1 / max(len(self.good), 1), device=self.x.device)
-        return torch.softmax(self.log_w if self.failed is None else self.log_w[~self.failed], 0)
+            n = len(self.good)
+            return torch.full((n,), 1 / max(n, 1), dtype=torch.float64, device=self.x.device)
+        log_w = self.log_w if self.failed is None else self.log_w[~self.failed]
+        return torch.softmax(log_w.to(torch.float64), 0)
 
     def summary(self, level: float = 0.9) -> dict[str, Any]:
-        """Mean, std, credible bounds of the magnitude and their exact order-statistic coverage.
+        """Mean, std, credible bounds of the magnitude and their order-statistic coverage; sums in double precision.
 
-        The bounds are order statistics j and n+1-j of n equally weighted samples; for an exact sampler they cover the
-        truth with probability (n+1-2j)/(n+1), the number returned as ``coverage``.
+        The std divides by ``1 - sum w^2``, the bounds are those of `order_bounds` or, with weights, of
+        `weighted_bounds`; ``ess`` is ``1 / sum w^2``.
         """
-        x = self.good
+        x, weights = self.good, self.weights
         n = len(x)
         value = x.abs() if x.is_complex() else x
-        w = self.weights.view(-1, *(1,) * (x.ndim - 1))
+        w = weights.view(-1, *(1,) * (x.ndim - 1))
         mean, mean_value = (w * x).sum(0), (w * value).sum(0)
-        unbiased = 1 - (w**2).sum() if n > 1 else torch.ones(())
-        std = ((w * (value - mean_value) ** 2).sum(0) / unbiased).sqrt()
+        share = weights.square().sum()
+        # all the weight on one sample: no spread is known, and zero says so
+        unbiased = (1 - share).clamp_min(torch.finfo(torch.float64).eps)
+        std = ((w * (value - mean_value).square()).sum(0) / unbiased).sqrt()
         if self.log_w is None:
             lower, upper, coverage = order_bounds(value, level)
         else:
-            lower, upper = (_weighted_quantile(value, self.weights, q) for q in ((1 - level) / 2, (1 + level) / 2))
-            coverage = level
-        ess = 1 / (self.weights**2).sum()
+            lower, upper, coverage = weighted_bounds(value, weights, level)
         return {
-            "mean": mean, "magnitude_mean": mean_value, "std": std, "lower": lower, "upper": upper,
-            "coverage": coverage, "n": n, "ess": float(ess),
+            "mean": mean.to(x.dtype), "magnitude_mean": mean_value.to(value.dtype), "std": std.to(value.dtype),
+            "lower": lower, "upper": upper, "coverage": coverage, "n": n, "ess": float(1 / share),
         }  # fmt: skip
 
 
 def order_bounds(value: Tensor, level: float = 0.9) -> tuple[Tensor, Tensor, float]:
-    """Order statistics j and n+1-j over the first axis whose exact coverage is nearest ``level``; and that coverage."""
+    """Order statistics j and n+1-j over the first axis whose exact coverage is nearest ``level``; and that coverage.
+
+    For an exact sampler they cover the truth with probability ``(n+1-2j)/(n+1)``.
+    """
     n = len(value)
     j = max(1, min((n + 1) // 2, round((1 - level) * (n + 1) / 2)))
     ordered = value.sort(0).values
     return ordered[j - 1], ordered[n - j], (n + 1 - 2 * j) / (n + 1)
 
 
-def _weighted_quantile(value: Tensor, w: Tensor, q: float) -> Tensor:
+def weighted_bounds(value: Tensor, w: Tensor, level: float = 0.9) -> tuple[Tensor, Tensor, float]:
+    """Order statistics of weighted samples ``(n, *shape)`` nearest ``level``; and the mean of their coverages.
+
+    Of n equal draws the j-th has ``j/(n+1)`` of the posterior below it on average; here the cumulative weight C takes
+    the place of ``j/n`` and the effective size ``m = 1 / sum w^2`` that of n: ``C m/(m+1)``, never sought under
+    ``1/(m+1)``. Equal weights give `order_bounds`.
+
+    Parameters
+    ----------
+    value : real, ``(n, *shape)``.
+    w : normalised weights ``(n,)``, float64.
+    """
     ordered, order = value.sort(0)
-    cdf = w[order].cumsum(0)
-    k = (cdf < q).sum(0, keepdim=True).clamp(max=len(value) - 1)
-    return ordered.gather(0, k)[0]
+    lower, below = _tail(ordered, w[order], (1 - level) / 2)
+    upper, above = _tail(ordered.flip(0), w[order.flip(0)], (1 - level) / 2)
+    return lower, upper, float(1 - (below + above).mean())
+
+
+def _tail(ordered: Tensor, w: Tensor, tail: float) -> tuple[Tensor, Tensor]:
+    """The sample that cuts off nearest `tail`, coming from the first one, and what it cuts off on average."""
+    m = 1 / w.square().sum(0, keepdim=True)
+    c = w.cumsum(0)
+    wanted = torch.maximum(tail * (m + 1) / m, 1 / m)
+    # the first whose C is nearer than what follows; a sample without weight never is
+    k = (c + w / 2 >= wanted * (1 - 1e-12)).to(torch.uint8).argmax(0, keepdim=True)
+    return ordered.gather(0, k)[0], (c.gather(0, k) * m / (m + 1))[0]

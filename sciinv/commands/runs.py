@@ -45,10 +45,14 @@ def reconstruct(
     ] = None,
     method: Annotated[str | None, typer.Option(help="Sampling method (`sciinv methods`). (default: pnpdm)")] = None,
     samples: Annotated[int | None, typer.Option(help="Posterior samples an item. (default: 16)")] = None,
+    particles: Annotated[
+        int | None,
+        typer.Option(help="Weighted population behind the samples, for SMC methods. (default: 64, or --samples)"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Root seed. (default: 1905)")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")] = None,
     slices: Annotated[str | None, typer.Option(help='Items to reconstruct, such as "0,3-5".  [default: all]')] = None,
-    chunk: Annotated[int | None, typer.Option(help="Samples per batch. (default: 8)")] = None,
+    chunk: Annotated[int | None, typer.Option(help="Samples (or particles) per batch. (default: 8)")] = None,
     set_: Sets = None,
     config: Annotated[Path | None, typer.Option(help="YAML with any of these settings.")] = None,
     format_: Annotated[str | None, typer.Option("--format", help="Input format, when it cannot be recognised.")] = None,
@@ -82,8 +86,8 @@ def reconstruct(
     from sciinv.run import reconstruct as run
 
     flags = {
-        "prior": prior, "method": method, "samples": samples, "seed": seed, "device": device, "slices": slices,
-        "chunk": chunk,
+        "prior": prior, "method": method, "samples": samples, "particles": particles, "seed": seed, "device": device,
+        "slices": slices, "chunk": chunk,
         "format": format_, "domain": domain, "acceleration": acceleration, "calib_lines": calib_lines, "level": level,
         "threads": threads, "keep_work": keep_work or None, "fastmri": fastmri or None,
         "record_names": record_names or None,

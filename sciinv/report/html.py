@@ -50,6 +50,10 @@ COLUMNS = {  # statistic -> (heading, format)
     "chi2_per_dof": ("chi²/dof", ".3f"), "rhat_max": ("R-hat max", ".3f"), "rhat_median": ("R-hat median", ".3f"),
     "drift": ("drift", ".2f"),
     "ess_min": ("ESS min", ".0f"), "ess_median": ("ESS median", ".0f"), "n": ("samples", ".0f"),
+    "particles": ("particles", ".0f"), "ess_weights": ("ESS of weights", ".1f"),
+    "ess_share_min": ("ESS min / particles", "%"), "ancestors": ("ancestors", ".0f"),
+    "resamplings": ("resamplings", ".0f"), "log_evidence": ("log-evidence", ".2f"),
+    "log_evidence_spread": ("island spread", ".2f"),
     "failed": ("failed", ".0f"), "coverage_measured": ("coverage raw", "%"),
     "coverage_calibrated": ("coverage calibrated", "%"), "corr_std_error": ("corr(std, error)", ".2f"),
     "psnr": ("PSNR / dB", ".2f"), "ssim": ("SSIM", ".3f"), "acceleration": ("acceleration", ".3g"),
@@ -209,11 +213,13 @@ def _panel(report: Report, item: ReportItem, key: str, view: dict[str, Window], 
 
 def _words(report: Report, item: ReportItem, key: str) -> tuple[str, str]:
     """Title and legend of a map."""
-    n = f"{number(item.stats.get('n')) or len(item.samples):.0f}"
+    n = f"{number(item.stats.get('n')) or len(item.samples):.0f} samples"
+    crowd = number(item.stats.get("particles"))
+    n = n if crowd is None else f"{crowd:.0f} weighted particles"
     level, exact, fixed = (number(report.coverage.get(key)) for key in ("level", "exact", "calibrated"))
     share = level if exact is None else exact  # n samples cannot give every level: name the one that they do give
     nominal = " of interval" if share is None else f" of {percent(share)} interval"
-    order = f"order statistic of {n} samples"
+    order = f"order statistic of {n}"
     order += "" if exact is None else ", the share is that of an exact sampler"
     source = clean(str(report.coverage.get("source") or "other data"))
     tuned = f"spread scaled by a factor learned on {source}"
@@ -221,8 +227,8 @@ def _words(report: Report, item: ReportItem, key: str) -> tuple[str, str]:
     return {
         "reference": ("Reference", "fully sampled; not used by the reconstruction"),
         "baseline": ("Conventional baseline", "same data, no learned prior"),
-        "mean": ("Posterior mean", f"average of {n} samples"),
-        "std": ("Standard deviation", f"spread of {n} samples, in signal units"),
+        "mean": ("Posterior mean", f"average of {n}"),
+        "std": ("Standard deviation", f"spread of {n}, in signal units"),
         "lower": (f"Lower end{nominal}", order),
         "upper": (f"Upper end{nominal}", order),
         "error": ("Absolute error", "|mean - reference|, on the scale of the standard deviation"),

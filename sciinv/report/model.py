@@ -32,9 +32,11 @@ class ReportItem:
         ``std``, ``lower`` and ``upper`` are compulsory, the other known names are in ``OPTIONAL``.
     samples : magnitudes ``(n, h, w)``, same units.
     stats : numbers about this slice; the report knows ``chi2_per_dof``, ``rhat_max``, ``rhat_median``, ``drift``,
-        ``ess_min``, ``ess_median``, ``failed``, ``n`` (samples drawn, where `samples` holds fewer), ``network_calls``,
-        ``cpu_seconds``, ``psnr``, ``ssim``, ``coverage_measured``, ``coverage_calibrated``, ``corr_std_error`` and
-        ``acceleration``, and shows whichever are present.
+        ``ess_min``, ``ess_median``, of weighted samples ``particles``, ``ess_weights``, ``ess_share_min``,
+        ``ancestors``, ``resamplings``, ``log_evidence``, ``log_evidence_spread``, then ``failed``, ``n`` (samples
+        drawn, where `samples` holds fewer), ``network_calls``, ``cpu_seconds``, ``psnr``, ``ssim``,
+        ``coverage_measured``, ``coverage_calibrated``, ``corr_std_error`` and ``acceleration``, and shows whichever are
+        present.
     warnings : sentences about this slice.
     mask : ``(h, w)``, true where there is signal; grey windows are set inside it.
     """

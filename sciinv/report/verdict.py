@@ -2,21 +2,23 @@
 
 Limits: chi-squared per degree of freedom within 10 % of one; split R-hat at most 1.05 everywhere and 1.01 in the
 median; effective sample size at least 20 (Vehtari et al., Bayesian Analysis 2021, arXiv:1903.08008, recommend R-hat
-below 1.01 for final inference).
+below 1.01 for final inference). Those of weighted samples are in `sciinv.diagnostics.alarms`.
 """
 
 from __future__ import annotations
 
 import dataclasses as dc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from sciinv.diagnostics.alarms import ANCESTORS, ESS_SHARE, RHAT, SPREAD, apart, collapsed
 from sciinv.report.model import Report
 from sciinv.report.text import clean, number, percent
 
 SYMBOLS = {"ok": "✓", "caution": "!", "alarm": "✗", "unknown": "?"}
 CHI2_GOOD, CHI2_FAIR = 0.10, 0.25
 DRIFT_GOOD = 0.3  # standard deviations that the mean over chains may move in the stationary sweeps
-RHAT_GOOD, RHAT_FAIR, RHAT_MEDIAN, ESS_GOOD = 1.05, 1.2, 1.01, 20.0
+RHAT_GOOD, RHAT_FAIR, RHAT_MEDIAN, ESS_GOOD = RHAT, 1.2, 1.01, 20.0
+WEIGHTED = ("particles", "ess_weights", "ess_share_min", "ancestors", "log_evidence", "log_evidence_spread")
 
 
 @dc.dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Finding:
 
 def findings(report: Report) -> list[Finding]:
     """Data fit, chains, coverage, failures and warnings, in the order a reader needs them."""
-    found = [_data_fit(report), _chains(report), _coverage(report)]
+    weighted = _weighted(report)
+    chains = [] if weighted and not _values(report, "rhat_max") else [_chains(report)]
+    found = [_data_fit(report), *chains, *weighted, _coverage(report)]
     failed = sum(_values(report, "failed"))
     if failed:
         total = sum(_values(report, "n")) or sum(len(item.samples) for item in report.items)
@@ -65,6 +69,9 @@ def out_of_range(key: str, value: float) -> bool:
         "rhat_max": value > RHAT_GOOD,
         "rhat_median": value > RHAT_MEDIAN,
         "ess_min": value < ESS_GOOD,
+        "ess_share_min": value < ESS_SHARE,
+        "ancestors": value < ANCESTORS,
+        "log_evidence_spread": value > SPREAD,
         "drift": value > DRIFT_GOOD,
         "failed": value > 0,
     }.get(key, False)
@@ -124,6 +131,52 @@ def _chains(report: Report) -> Finding:
         return Finding("alarm", "The chains do not agree", text)
     text = f"{numbers} Small differences are left: the maps carry Monte Carlo noise beyond what n samples give."
     return Finding("caution", "The chains agree roughly", text)
+
+
+def _weighted(report: Report) -> list[Finding]:
+    """Weighted samples: how many count, whom they descend from, what they say about the evidence."""
+    items = {
+        clean(item.label): {key: value for key in WEIGHTED if (value := number(item.stats.get(key))) is not None}
+        for item in report.items
+    }
+    items = {label: found for label, found in items.items() if "particles" in found}
+    if not items:
+        return []
+    numbers = _population(list(items.values()))
+    alarm = collapsed(items)
+    if alarm is None:
+        out = [Finding("ok", "The weighted population held together", numbers)]
+    else:
+        hint = "More --particles, or a method of independent samples (pnpdm)."
+        out = [Finding("alarm", "The population collapsed", f"{_sentence(alarm.text)} {numbers} {hint}")]
+    alarm = apart(items)
+    if alarm is not None:
+        hint = "Each island saw other modes of the posterior, or none: more --particles an island."
+        out.append(Finding("alarm", "Islands were pooled equally, one is lost", f"{_sentence(alarm.text)} {hint}"))
+    return out
+
+
+def _population(found: Sequence[Mapping[str, float]]) -> str:
+    """The numbers of the slices with the fewest in words."""
+    least = {key: min(values) for key in WEIGHTED if (values := [item[key] for item in found if key in item])}
+    text = f"{least['particles']:.0f} weighted particles a slice give the mean, the spread and the bounds; the single "
+    text += "samples are equally weighted draws from them."
+    counts = [f"the final weights are worth {least['ess_weights']:.1f} equal ones"] * ("ess_weights" in least)
+    if "ess_share_min" in least:
+        counts.append(f"at the worst step {percent(least['ess_share_min'])} of the particles counted")
+    if "ancestors" in least:
+        counts.append(f"they descend from {least['ancestors']:.0f} first particles")
+    text += f" {_sentence(', '.join(counts))}" if counts else ""
+    evidence = [item["log_evidence"] for item in found if "log_evidence" in item]
+    if evidence:
+        spread = [item["log_evidence_spread"] for item in found if "log_evidence_spread" in item]
+        error = f"islands differ by {max(spread):.2f}" if spread else "one island: its error is not known"
+        text += f" Log-evidence of the data {_span(evidence)} ({error})."
+    return text
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
 
 
 def _coverage(report: Report) -> Finding:

@@ -14,6 +14,7 @@ from sciinv import __version__
 from sciinv import provenance as prov
 from sciinv.calibration import Calibration, load_calibration, pooled, statement
 from sciinv.config import RunConfig, as_dict, build, keywords, parse_slices
+from sciinv.diagnostics.alarms import alarms
 from sciinv.errors import InputError, NumericalError, PartialError, SciinvError, UsageError
 from sciinv.io.atomic import write_json
 from sciinv.io.runfolder import RunFolder, read_plan
@@ -63,7 +64,14 @@ class _Run:
 
     @property
     def todo(self) -> list[Task]:
-        return tasks(self.items, self.config.samples, self.document["chunk"])
+        if self.sampler.population:
+            return tasks(self.items, self.drawn, self.drawn)
+        return tasks(self.items, self.drawn, self.document["chunk"])
+
+    @property
+    def drawn(self) -> int:
+        """What is drawn for an item: its samples, or the particles that they are drawn from."""
+        return int(self.document.get("particles", self.config.samples))
 
 
 def reconstruct(
@@ -97,10 +105,8 @@ def reconstruct(
                     folder.drop_work()
                 return _recorded(out)
             write_json(folder.work / RESUME, {"input": str(file.resolve()), "config": _resumable(config)})
-            log.info(
-                f"plan    {len(run.items)} items x {config.samples} samples = {len(run.todo)} tasks; "
-                f"plan {folder.id[:12]}"
-            )
+            what = f"{run.drawn} particles" if run.sampler.population else f"{run.drawn} samples"
+            log.info(f"plan    {len(run.items)} items x {what} = {len(run.todo)} tasks; plan {folder.id[:12]}")
             try:
                 _compute(run, folder, log, stop)
                 return _finish(run, folder, log, scrub, started, argv)
@@ -206,7 +212,7 @@ def _compute(run: _Run, folder: RunFolder, log: Log, stop: Stop) -> None:
     work = Work(
         folder.work, folder.checkpoints, folder.id, run.sampler, run.prior,
         lambda item: run.domain.problem(run.data, item, run.options), baseline,
-        run.config.seed, run.device, run.config.checkpoint_seconds,
+        run.config.seed, run.device, run.config.checkpoint_seconds, run.document["chunk"],
     )  # fmt: skip
     execute(work, run.todo, len(run.items), run.config.samples, log, stop)
 
@@ -228,7 +234,7 @@ def _finish(
     digest, results, status = Hash(), [], []
     for item in run.items:
         chunks = [task for task in run.todo if task.item == item]
-        result, record = reduce_item(folder.work, item, chunks, run.sampler, config.level, calibration, digest)
+        result, record = reduce_item(folder.work, item, chunks, run.sampler, config, calibration, digest)
         status.append(record)
         results += [] if result is None else [result]
     good = [record for record in status if record["status"] == "done"]
@@ -242,7 +248,8 @@ def _finish(
         why_not = "no factor was learned near this acceleration with this sampling pattern"
     sentence = ""
     if results:
-        sentence = statement(config.level, results[0].summary["coverage"], used, why_not, measured)
+        weighted = results[0].summary["ess"] if "ess_weights" in results[0].diagnostics else None
+        sentence = statement(config.level, results[0].summary["coverage"], used, why_not, measured, weighted)
         context = RunContext(
             run.label, run.input_sha256, run.sampler.name, run.prior_facts, config.level, sentence, config.seed,
             folder.id, as_dict(run.sampler), {"fastmri": config.fastmri},
@@ -251,6 +258,8 @@ def _finish(
         paths += outputs.save_report(
             out, _report(run, results, sentence, measured, used, folder.id, digest.value, log, scrub)
         )
+    for alarm in alarms({f"item {r.item}": r.diagnostics for r in results}):  # the report has them in its verdict
+        log.warn(f"{alarm.title}: {alarm.text}")
     summary = {
         "status": marker, "exit_code": exit_code, "out": "OUT", "plan": folder.id, "samples_sha256": digest.value,
         "items": status, "measured": measured, "coverage": sentence, "warnings": scrub.tree(log.warnings),
@@ -335,8 +344,21 @@ def _tell(log: Log, results: Sequence[ItemResult], status: Sequence[Mapping[str,
         rhat = [r.diagnostics["rhat_max"] for r in results if "rhat_max" in r.diagnostics]
         text = f"data residual chi2/dof {sum(chi2) / len(chi2):.3f} ({min(chi2):.3f}-{max(chi2):.3f})"
         log.info(f"check   {text}" + (f"  R-hat max {max(rhat):.3f}" if rhat else ""))
+        _tell_weights(log, [r.diagnostics for r in results if "particles" in r.diagnostics])
         log.info(f"        {sentence}")
     log.info(prov.DISCLAIMER)
+
+
+def _tell_weights(log: Log, found: Sequence[Mapping[str, Any]]) -> None:
+    """The population in one line: worst item for each number."""
+    if not found:
+        return
+    parts = [f"ESS of the weights at least {min(d['ess_weights'] for d in found):.1f} of {found[0]['particles']}"]
+    ancestors = [d["ancestors"] for d in found if "ancestors" in d]
+    parts += [f"ancestors at least {min(ancestors)}"] if ancestors else []
+    evidence = [f"{d['log_evidence']:.2f}" for d in found if "log_evidence" in d]
+    parts += ["log-evidence " + ", ".join(evidence[:4]) + " ..." * (len(evidence) > 4)] if evidence else []
+    log.info(f"        {'; '.join(parts)}")
 
 
 def _recorded(out: Path) -> Outcome:

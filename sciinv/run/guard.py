@@ -15,6 +15,7 @@ ACTIVATIONS = (
     200  # floats a pixel and sample that a small U-Net and the Gaussian step hold at once (measured: 60 to 150)
 )
 COPIES = 4  # of all samples, while maps are made and written
+PARTICLE_COPIES = 8  # of the images and the data of a population, which meet the operator together
 SHARE = 0.9
 
 
@@ -31,18 +32,33 @@ def available(device: str) -> int:
     return 1 << 60
 
 
-def need(shape: Sequence[int], samples: int, chunk: int, items: int) -> tuple[int, int]:
-    """Bytes while sampling (on the device) and while reducing (in main memory)."""
+def need(
+    shape: Sequence[int], samples: int, chunk: int, items: int, particles: int = 0, data: int = 0
+) -> tuple[int, int]:
+    """Bytes while sampling (on the device) and while reducing (in main memory); `data` are real numbers an item."""
     pixels = math.prod(shape)
-    return 4 * ACTIVATIONS * pixels * chunk, 8 * COPIES * pixels * samples * items
+    crowd = 4 * PARTICLE_COPIES * (2 * pixels + data) * particles
+    drawn = samples * items + particles
+    return 4 * ACTIVATIONS * pixels * chunk + crowd, 8 * COPIES * pixels * drawn
 
 
-def check(shape: Sequence[int], samples: int, chunk: int, items: int, device: str, out: Path) -> None:
+def check(
+    shape: Sequence[int], samples: int, chunk: int, items: int, device: str, out: Path, particles: int = 0,
+    data: int = 0,
+) -> None:  # fmt: skip
     """Raise `ResourceError` when memory or disk clearly do not suffice."""
-    sampling, reducing = need(shape, samples, chunk, items)
+    sampling, reducing = need(shape, samples, chunk, items, particles, data)
+    crowd = need(shape, samples, 0, items, particles, data)[0]
     free = available(device)
+    if crowd > SHARE * free:
+        raise ResourceError(
+            f"{particles} particles of {'x'.join(map(str, shape))} do not fit in memory together",
+            expected=f"about {size(crowd)}",
+            found=f"{size(free)} free",
+            hint=f"--particles {max(2, int(particles * SHARE * free / crowd))}, or a method of independent samples",
+        )
     if sampling > SHARE * free and chunk > 1:
-        fits = max(1, int(chunk * SHARE * free / sampling))
+        fits = max(1, int(chunk * (SHARE * free - crowd) / (sampling - crowd)))
         raise ResourceError(
             f"{chunk} samples of {'x'.join(map(str, shape))} do not fit in memory at once",
             expected=f"about {size(sampling)}",

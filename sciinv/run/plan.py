@@ -17,6 +17,7 @@ from sciinv.samplers import METHODS, Sampler
 
 SCHEMA = 1
 CHUNK = 8  # samples per task unless asked otherwise: small enough to lose little, large enough to fill a batch
+PARTICLES = 64  # of a population unless asked otherwise: fewer keep too few ancestors, more cost too many calls
 
 
 @dc.dataclass(frozen=True)
@@ -42,8 +43,31 @@ def method(name: str) -> type[Sampler]:
     return METHODS[name]
 
 
+def population(config: RunConfig, sampler: Sampler) -> int | None:
+    """How many particles an item gets; ``None`` for methods whose samples are independent.
+
+    At least the samples that are drawn from them, and a multiple of the islands.
+    """
+    if not sampler.population:
+        if config.particles is not None:
+            raise UsageError(
+                f"{sampler.name} draws independent samples and has no particles", where="--particles",
+                hint="--samples says how many",
+            )  # fmt: skip
+        return None
+    islands = int(getattr(sampler, "islands", 1))
+    if config.particles is None:
+        return -(-max(PARTICLES, config.samples) // islands) * islands
+    if config.particles < config.samples or config.particles % islands:
+        raise UsageError(
+            "this population cannot be", where="--particles", found=str(config.particles),
+            expected=f"at least the {config.samples} samples" + f" and a multiple of {islands} islands" * (islands > 1),
+        )  # fmt: skip
+    return config.particles
+
+
 def tasks(items: Sequence[int], samples: int, chunk: int) -> list[Task]:
-    """One task an item and chunk, items in order."""
+    """One task an item and chunk, items in order; a population is one chunk."""
     out = []
     for item in items:
         for number, first in enumerate(range(0, samples, chunk)):
@@ -65,6 +89,7 @@ def document(
     device: str,
 ) -> dict[str, Any]:
     """The plan as JSON-ready values; its hash identifies the run."""
+    particles = population(config, sampler)
     return {
         "schema": SCHEMA,
         "code": {"sciinv": __version__, "torch": torch.__version__},
@@ -77,7 +102,8 @@ def document(
         "sampler": as_dict(sampler),
         "items": list(items),
         "samples": config.samples,
-        "chunk": min(config.chunk or CHUNK, config.samples),
+        **({} if particles is None else {"particles": particles}),
+        "chunk": min(config.chunk or CHUNK, particles or config.samples),
         "seed": config.seed,
         "device": device,
         "level": config.level,

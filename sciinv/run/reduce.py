@@ -1,4 +1,8 @@
-"""From task files to results: one pass in sorted order, so that the outcome does not depend on who finished first."""
+"""From task files to results: one pass in sorted order, so that the outcome does not depend on who finished first.
+
+Weighted samples (particles, corrected chains) give the mean, the std and the bounds with their weights, which is more
+accurate than any draw from them; the samples handed on are equally weighted draws, so that no writer needs the weights.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,13 @@ import torch
 from torch import Tensor
 
 from sciinv.calibration import Calibration, calibrated_bounds, measure
+from sciinv.config import RunConfig
 from sciinv.results import ItemResult
+from sciinv.rng import Rng
 from sciinv.run.plan import Task
 from sciinv.run.tasks import load_item, load_tensors, note_of
 from sciinv.samplers import Sampler
+from sciinv.samplers.smc import systematic
 from sciinv.samples import Samples
 
 KNOWN = ("scale", "phase", "reference", "support", "baseline")
@@ -38,16 +45,27 @@ class Hash:
         return self._digest.hexdigest()
 
 
+def equal_draws(log_w: Tensor, n: int, seed: int, item: int) -> Tensor:
+    """Indices of n equally weighted draws from weighted samples, ``(n,)``: systematic, in random order.
+
+    Seeded by the run and the item with a number that no sample has, so they do not depend on who computed what.
+    """
+    rng = Rng(seed, [(item, -1)])
+    chosen = systematic(log_w.cpu().to(torch.float64)[None], rng.uniform((), torch.float64), n)[0]
+    return chosen[rng.uniform((n,))[0].argsort()]
+
+
 def reduce_item(
     folder: Path,
     item: int,
     chunks: Sequence[Task],
     sampler: Sampler,
-    level: float,
+    config: RunConfig,
     calibration: Calibration | None,
     digest: Hash,
 ) -> tuple[ItemResult | None, dict[str, Any]]:
     """Join the chunks of one item; ``None`` when it failed, and a status record in any case."""
+    level = config.level
     notes = [note_of(folder, task) or {"status": "missing"} for task in chunks]
     done = [(task, note) for task, note in zip(chunks, notes, strict=True) if note["status"] == "done"]
     bad = [note for note in notes if note["status"] != "done"]
@@ -59,14 +77,24 @@ def reduce_item(
     parts = [load_tensors(folder, task) for task, _ in done]
     for part in parts:
         digest.add(part["x"])
+        if "log_w" in part:
+            digest.add(part["log_w"])
     tensors, values = load_item(folder, item)
     failed = torch.cat([part["failed"] for part in parts])
     x = torch.cat([part["x"] for part in parts])[~failed]
     chi2 = torch.cat([part["chi2"] for part in parts])[~failed] / max(int(values["n_data"]), 1)
     x = _undo(x, tensors, values)
-    summary = Samples(x).summary(level)
+    log_w = torch.cat([part["log_w"] for part in parts])[~failed] if "log_w" in parts[0] else None
+    summary = Samples(x, log_w).summary(level)
     steps = [{k[6:]: v for k, v in part.items() if k.startswith("trace.")} for part in parts]
-    trace = {k: torch.cat([step[k] for step in steps], 1)[:, ~failed] for k in set.intersection(*map(set, steps))}
+    trace = {k: torch.cat([step[k] for step in steps], 1) for k in set.intersection(*map(set, steps))}
+    if not sampler.population:  # a particle that failed has no weight, but its place in an island
+        trace = {k: v[:, ~failed] for k, v in trace.items()}
+    diagnostics = dict(sampler.diagnostics(trace))
+    if log_w is not None:
+        diagnostics |= {"particles": len(x), "ess_weights": summary["ess"]}
+        chosen = equal_draws(log_w, min(config.samples, len(x)), config.seed, item)
+        x, chi2 = x[chosen], chi2[chosen]
     reference, support = (
         None if name not in tensors else _crop(tensors[name], values) for name in ("reference", "support")
     )
@@ -86,7 +114,7 @@ def reduce_item(
         samples=x,
         summary=summary,
         chi2_per_dof=chi2,
-        diagnostics=sampler.diagnostics(trace),
+        diagnostics=diagnostics,
         failed=int(failed.sum()),
         meta={**{k: v for k, v in tensors.items() if k not in KNOWN}, **values},
         provenance={

@@ -48,6 +48,7 @@ class Work:
     seed: int
     device: str
     checkpoint_seconds: float
+    chunk: int
 
 
 def execute(work: Work, todo: Sequence[Task], items: int, samples: int, log: Log, stop: Stop) -> None:
@@ -69,7 +70,11 @@ def execute(work: Work, todo: Sequence[Task], items: int, samples: int, log: Log
                     at, problem, failure = task.item, None, None
                     try:
                         problem = _problem(work, task.item, log)
-                        guard.check(problem.domain.shape, samples, len(task.keys), items, work.device, work.folder)
+                        particles = len(task.keys) if work.sampler.population else 0
+                        guard.check(
+                            problem.domain.shape, samples, min(work.chunk, len(task.keys)), items, work.device,
+                            work.folder, particles, problem.operator.codomain.size,
+                        )  # fmt: skip
                     except (InputError, NumericalError) as error:
                         failure = error
                 if problem is not None:
@@ -109,7 +114,7 @@ def note_of(folder: Path, task: Task) -> dict[str, Any] | None:
 
 
 def load_tensors(folder: Path, task: Task) -> dict[str, Tensor]:
-    """The samples ``x``, ``failed``, ``chi2`` and ``trace.*`` of a finished task."""
+    """The samples ``x``, ``failed``, ``chi2``, ``trace.*`` and, if weighted, ``log_w`` of a finished task."""
     path = folder / f"{task.name}.safetensors"
     return unpack(path.read_bytes(), where=path.name)[0]
 
@@ -150,14 +155,16 @@ def _run(
         return not stop.requested
 
     out = sample(
-        work.sampler, problem, prior, list(task.keys), work.seed,
+        work.sampler, problem, prior, list(task.keys), work.seed, chunk=work.chunk,
         store=store, checkpoint_every=work.checkpoint_seconds, on_step=on_step,
     )  # fmt: skip
     stop.check()  # the loop has saved its state and left early: what it returned is not a sample yet
     failed = out.failed if out.failed is not None else torch.zeros(len(out.x), dtype=torch.bool)
     with torch.no_grad():
-        chi2 = problem.chi2(out.x)
+        chi2 = torch.cat([problem.chi2(part) for part in out.x.split(work.chunk)])
     tensors = {"x": out.x, "failed": failed, "chi2": chi2}
+    if out.log_w is not None:
+        tensors["log_w"] = out.log_w
     for key, value in out.trace.items():
         if value[0, 0].numel() <= TRACED:
             tensors[f"trace.{key}"] = value

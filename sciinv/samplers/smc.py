@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sciinv.diagnostics.alarms import SPREAD
 from sciinv.errors import UsageError
 from sciinv.prior import Counted
 from sciinv.problem import Info
@@ -23,23 +24,21 @@ from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State
 from sciinv.schedule import karras
 
-SPREAD = 1.0  # islands whose log-evidences differ by more (standard deviation) are pooled equally: one of them is lost
-
 
 def ess(log_w: Tensor) -> Tensor:
     """Effective sample size of log-weights over the last axis; they need not be normalised."""
     return (2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1)).exp()
 
 
-def systematic(log_w: Tensor, u: Tensor) -> Tensor:
-    """Ancestors ``(islands, n)`` for log-weights ``(islands, n)`` and one uniform number an island ``(islands,)``.
+def systematic(log_w: Tensor, u: Tensor, draws: int | None = None) -> Tensor:
+    """Ancestors ``(islands, draws)`` for log-weights ``(islands, n)`` and one uniform number an island ``(islands,)``.
 
-    Particle i is copied floor(n w_i) or ceil(n w_i) times, n w_i on average.
+    Particle i is copied floor(m w_i) or ceil(m w_i) times, m w_i on average, in m draws (n unless told).
     """
-    n = log_w.shape[-1]
+    m = log_w.shape[-1] if draws is None else draws
     cdf = log_w.softmax(-1).cumsum(-1)
-    points = (torch.arange(n, device=u.device, dtype=u.dtype) + u[..., None]) / n
-    return torch.searchsorted(cdf / cdf[..., -1:], points, right=True).clamp_max(n - 1)
+    points = (torch.arange(m, device=u.device, dtype=u.dtype) + u[..., None]) / m
+    return torch.searchsorted(cdf / cdf[..., -1:], points, right=True).clamp_max(log_w.shape[-1] - 1)
 
 
 def counted(log_w: Tensor) -> Tensor:
@@ -126,16 +125,19 @@ class Population(Sampler):
             "ess": size[:, None].expand(shape).reshape(-1),
             "log_z": log_z,
             "ancestor": aux["ancestor"],
+            "resampled": due.expand(shape).reshape(-1),
         }
         return State(state.x[chosen], log_w, aux), info
 
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
         if "ess" not in trace:
             return {}
+        particles = trace["ess"].shape[1]
         found: dict[str, Any] = {
-            "ess_min": float(trace["ess"].min()),
+            "particles": particles,
+            "ess_share_min": float(trace["ess"].min()) * self.islands / particles,
             "ancestors": int(trace["ancestor"][-1].unique().numel()),
-            "particles": trace["ess"].shape[1],
+            "resamplings": int(trace["resampled"].any(1).sum()),
         }
         if "log_z" not in trace:  # a method that does not know its constants
             return found

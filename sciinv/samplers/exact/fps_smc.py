@@ -98,7 +98,8 @@ class FPSSMC(Filtering, Population):
 
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
         """As of every population, less the evidence: this one's is that of the path, not of the data."""
-        return {k: v for k, v in super().diagnostics(trace).items() if not k.startswith("log_evidence")}
+        unknown = ("log_evidence", "islands_pooled")
+        return {k: v for k, v in super().diagnostics(trace).items() if not k.startswith(unknown)}
 
     def finish(self, problem: Problem, prior: Counted, state: State, rng: Rng) -> Tensor:
         """The particles; every island has its own path, and paths are drawn from their law: equal shares."""
