@@ -16,7 +16,7 @@ true sigma, then the sweeps give back the spread that it lacks. Exact either way
 
 Nonlinear operators: z moves by ``inner`` Metropolis-corrected steps from its last value (`mcmc`), which leaves pi_rho
 invariant too; only ``noise`` can start them. Their step sizes are tuned during the start and frozen in the stationary
-sweeps. `inflated.rho_correction` gives the weights from the law at rho to the posterior.
+sweeps. ``correct`` weights the last states from the law at ``rho_min`` to the posterior (`inflated.rho_correction`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State, check_requirements, fitting
+from sciinv.samplers.exact.inflated import rho_correction
 from sciinv.samplers.exact.mcmc import Kernel, check_kernel, consistency
 from sciinv.samplers.explicit.mmps import MMPS
 from sciinv.samplers.kernels import ancestral, look_ahead, prior_step
@@ -58,6 +59,8 @@ class PnPDM(Sampler):
     order : 2 (multistep) or 1 (ancestral) prior step.
     kernel : how z is drawn: exact (linear operators), mala, hmc or ula (biased); auto is exact if it can be, else mala.
     inner : steps of mala, hmc or ula a sweep.
+    correct : weight the samples by ``N(y; A x, sigma^2 I) / N(y; A x, sigma^2 I + rho_min^2 A A^H)``, which removes the
+        bias of a finite ``rho_min``; for few data, as the weights degenerate with their number. Needs a decomposition.
     """
 
     name: ClassVar[str] = "pnpdm"
@@ -78,6 +81,7 @@ class PnPDM(Sampler):
     order: int = 2
     kernel: Kernel = "auto"
     inner: int = 10
+    correct: bool = False
 
     def __post_init__(self) -> None:
         if not (
@@ -97,6 +101,13 @@ class PnPDM(Sampler):
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         check_kernel(self.name, self.kernel, problem)
+        if self.correct and not {"svd", "differentiable"} <= problem.capabilities():
+            raise MismatchError(
+                "correct=True needs the singular values of the operator",
+                expected="a linear operator with a decomposition",
+                found=", ".join(sorted(problem.capabilities())),
+                hint="correct=False with a smaller rho_min, or sgs_smc",
+            )
         if self.start == "mmps":
             if "linear" not in problem.capabilities():
                 raise MismatchError(
@@ -127,6 +138,11 @@ class PnPDM(Sampler):
             return State(d), info
         ahead, kept = look_ahead(state.aux, d, t, s, 2)
         return State(ancestral(state.x, ahead, t, s, rng), aux=kept), info
+
+    def finish(self, problem: Problem, prior: Counted, state: State, rng: Rng) -> Tensor:
+        if self.correct:
+            state.log_w = rho_correction(problem, state.x, self.rho_min)
+        return state.x
 
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
         means = trace.get("block_means")
