@@ -238,7 +238,7 @@ class _Loop:
             else:
                 state, failed, done, trace = saved
             last = time.monotonic()
-            for k in range(done, len(levels)):
+            for k in range(done, done if state.done else len(levels)):
                 state, info = sampler.step(self.problem, prior, state, *levels[k], rng)
                 # a sum is non-finite if any term is, and a non-finite number minus itself is NaN: one pass over the
                 # state
@@ -273,7 +273,10 @@ class _Loop:
         if state.log_w is not None:
             tensors["log_w"] = state.log_w
         tensors |= {f"trace.{i}.{k}": v for i, info in enumerate(trace) for k, v in info.items()}
-        meta = {"identity": identity, "done": done, "calls": self.prior.calls, "vjps": self.prior.vjps}
+        meta = {
+            "identity": identity, "done": done, "ended": state.done,
+            "calls": self.prior.calls, "vjps": self.prior.vjps,
+        }  # fmt: skip
         self.store.save(name, tensors, meta)
 
     def _resume(self, name: str, identity: str, rng: Rng) -> tuple[State, Tensor, int, list[Info]] | None:
@@ -291,7 +294,8 @@ class _Loop:
                 trace[int(i)][what] = value
         aux = {k[4:]: v for k, v in tensors.items() if k.startswith("aux.")}
         self.prior.calls, self.prior.vjps = meta["calls"], meta["vjps"]
-        return State(tensors["x"], tensors.get("log_w"), aux), tensors["failed"], meta["done"], list(trace)
+        state = State(tensors["x"], tensors.get("log_w"), aux, bool(meta.get("ended")))
+        return state, tensors["failed"], meta["done"], list(trace)
 
 
 def _stack(trace: Sequence[Info]) -> dict[str, Tensor]:
