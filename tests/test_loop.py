@@ -31,6 +31,13 @@ QUICK = {
     "mmps": {"steps": 8},
     "dps": {"steps": 8},
     "daps": {"steps": 8},
+    "pigdm": {"steps": 8},
+    "tmpd": {"steps": 8},
+    "dsg": {"steps": 8},
+    "lgd": {"steps": 8},
+    "mpgd": {"steps": 8},
+    "dds": {"steps": 8},
+    "diffpir": {"steps": 8},
 }
 
 

@@ -2,7 +2,30 @@
 
 from sciinv.samplers.base import Guided, Sampler, State, sample
 from sciinv.samplers.exact import DDSMC, FPS, FPSSMC, PMC, SGSSMC, TDS, DPnP, MCGDiff, PnPDM, SGSTempered, SMCDiff
-from sciinv.samplers.explicit import DAPS, DPS, MMPS
+from sciinv.samplers.explicit import (
+    CCDF,
+    DAPS,
+    DDNM,
+    DDRM,
+    DDS,
+    DPS,
+    DSG,
+    ILVR,
+    LGD,
+    MCG,
+    MMPS,
+    MPGD,
+    SNIPS,
+    TMPD,
+    DDNMPlus,
+    DiffPIR,
+    ImplicitDenoiser,
+    PiGDM,
+    RePaint,
+    RePaintPP,
+    ScoreALD,
+    ScoreSDE,
+)
 
 METHODS: dict[str, type[Sampler]] = {
     cls.name: cls
@@ -21,6 +44,25 @@ METHODS: dict[str, type[Sampler]] = {
         MMPS,
         DPS,
         DAPS,
+        PiGDM,
+        TMPD,
+        DSG,
+        LGD,
+        MPGD,
+        DDS,
+        DiffPIR,
+        ImplicitDenoiser,
+        ScoreALD,
+        ScoreSDE,
+        RePaint,
+        RePaintPP,
+        ILVR,
+        MCG,
+        SNIPS,
+        DDRM,
+        DDNM,
+        DDNMPlus,
+        CCDF,
     )
 }
 
