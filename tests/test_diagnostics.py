@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from sciinv.diagnostics.alarms import alarms
 from sciinv.diagnostics.convergence import ess, split_rhat
 from sciinv.diagnostics.metrics import coverage, error_correlation, nmse, psnr, ssim
 from sciinv.errors import MismatchError, UsageError
@@ -151,3 +152,29 @@ def test_correlation_of_std_with_error():
     expected = c * s.std() / (s.square().mean() - (c * s.mean()) ** 2).sqrt()
     assert abs(float(error_correlation(std, error) - expected)) < 0.03
     assert float(error_correlation(torch.ones(4, 4), error[:4, :4])) == 0
+
+
+HEALTHY = {"particles": 100, "ess_weights": 60.0, "ess_share_min": 0.5, "ancestors": 12, "log_evidence_spread": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("change", "title", "words"),
+    [
+        ({}, None, ""),
+        ({"rhat_max": 1.049}, None, ""),
+        ({"rhat_max": 1.06}, "the chains had not mixed", "1.06, limit 1.05, in b"),
+        ({"ess_share_min": 0.09}, "the population collapsed", "fell to 9 % of the particles (limit 10 %), in b"),
+        ({"ess_weights": 9.0}, "the population collapsed", "fell to 9 %"),
+        ({"ancestors": 9}, "the population collapsed", "descend from 9 (limit 10), in b"),
+        ({"log_evidence_spread": 1.2}, "islands were pooled equally, one is lost", "differ by 1.2"),
+    ],
+)
+def test_alarms_at_their_limits(change, title, words):
+    found = alarms({"a": HEALTHY, "b": {**HEALTHY, **change}})
+    assert [alarm.title for alarm in found] == ([] if title is None else [title])
+    assert all(words in alarm.text for alarm in found)
+
+
+def test_one_alarm_a_kind_names_the_items():
+    (alarm,) = alarms({f"item {k}": {"rhat_max": 1.0 + 0.1 * k} for k in range(12)})
+    assert "up to 2.10" in alarm.text and "item 1, " in alarm.text and alarm.text.endswith("item 8 and 3 more")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from known import Quadrature, Ring, blurred
-from support import gaussian_problem
+from support import Plain, gaussian_problem
 
 from sciinv.errors import MismatchError
 from sciinv.generic.dense import Dense
@@ -204,6 +204,39 @@ def test_nonlinear_posterior_by_quadrature(kernel: str) -> None:
     assert (ratios[0] < 2 and ratios[1] < 1.3) == (kernel != "ula"), ratios
     prior_only = sample(PnPDM(start="noise", rho_max=2.0, rho_min=2.0, anneal=1, stationary=4), problem, prior, n, 0)
     assert posterior.distance(prior_only.x) / posterior.floor(n) > 3
+
+
+def test_corrected_samples_have_the_moments_of_the_posterior() -> None:
+    """Wide coupling and few data: the weights meet the closed form where the samples themselves do not."""
+    problem, prior = gaussian_problem(0.8)
+    prior.sigma_min, n = 0.02, 1200
+    mean, cov = prior.posterior(problem.operator, problem.y, problem.noise.sigma)[:2]
+    fields = {"start": "noise", "rho_max": 0.8, "rho_min": 0.8, "anneal": 1, "stationary": 8}
+    out = sample(PnPDM(correct=True, **fields), problem, prior, n, seed=0, chunk=500)
+    x, w = out.x.flatten(1), out.weights
+    share = 1 / float(w.square().sum()) / n
+    assert 0.2 < share < 0.9  # the weights matter and do not degenerate
+
+    def errors(w: torch.Tensor) -> tuple[float, float]:
+        m = w @ x
+        return mean_cov_error(m, (w[:, None] * (x - m)).T @ (x - m), mean, cov)
+
+    plain, corrected = errors(torch.full_like(w, 1 / n)), errors(w)
+    assert corrected[0] < 0.12 and corrected[1] < 0.16, corrected
+    assert plain[0] > 0.3 and plain[1] > 0.35, plain
+    assert sample(PnPDM(**fields), problem, prior, 2, seed=0).log_w is None
+
+
+def test_the_correction_needs_a_decomposition() -> None:
+    problem, prior = gaussian_problem()
+    hidden = Problem(problem.y, Plain(problem.operator), problem.noise)
+    assert sample(PnPDM(), hidden, prior, 2, seed=0).log_w is None
+    with pytest.raises(MismatchError, match="singular values"):
+        sample(PnPDM(correct=True), hidden, prior, 2, seed=0)
+    normal = problem.operator.H @ problem.operator
+    quadratic = QuadraticProblem(normal, problem.aty, float(problem.y.square().sum()), 3, problem.noise)
+    with pytest.raises(MismatchError, match="singular values"):
+        sample(PnPDM(correct=True, start="noise"), quadratic, prior, 2, seed=0)
 
 
 def test_nonlinear_problems_start_from_noise_only() -> None:
