@@ -224,3 +224,17 @@ def test_impossible_priors_are_refused(make, error):
 
 def test_codec_is_the_identity_by_default():
     assert isinstance(anisotropic_gaussian().to_physical, Identity)
+
+
+@pytest.mark.parametrize("level", [0.05, torch.tensor([0.05, 0.3, 2.0])], ids=["one", "per-sample"])
+def test_isotropic_components_are_dense_ones_with_a_shorter_sum(level):
+    """Expanded squares would cancel in single precision: narrow components, far from the origin."""
+    weights, means, c = torch.tensor([0.5, 0.3, 0.2]), 100 + normal(3, 1, 4).double(), torch.tensor([0.01, 0.02, 0.01])
+    x = (means[[0, 1, 1]] + 0.1 * normal(3, 1, 4, key=3)).float()
+    sigma = torch.as_tensor(level, dtype=torch.float32)
+    fast = MixturePrior(weights, means, c)
+    dense = MixturePrior(weights, means, c[:, None, None] * torch.eye(4), dtype=F64)
+    want = dense.denoise(x.double(), sigma.double())
+    assert torch.allclose(fast.denoise(x, sigma).double(), want, atol=1e-4)
+    found = fast.log_marginal(x, sigma).double()
+    assert torch.allclose(found, dense.log_marginal(x.double(), sigma.double()), atol=1e-3, rtol=1e-5)

@@ -92,33 +92,44 @@ class MixturePrior(Analytic):
         self.register_buffer("basis", basis)
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        c, means = self.variances.to(x.dtype), self.means.to(x.dtype)
-        flat = x.flatten(1)[:, None]
-        level = levels(sigma, flat)
-        spectral, log_r = self._components(flat, level)
-        spectral = wiener(c, level) * spectral
-        shift = spectral if self.basis is None else torch.einsum("kij,nkj->nki", self.basis.to(x.dtype), spectral)
+        c, means, flat = self.variances.to(x.dtype), self.means.to(x.dtype), x.flatten(1)
+        if self.basis is None:
+            r = self.responsibilities(x, sigma)
+            pull = r * wiener(c[:, 0], levels(sigma, flat))
+            return ((r - pull) @ means + pull.sum(1, keepdim=True) * flat).view_as(x)
+        level = levels(sigma, flat[:, None])
+        spectral, log_r = self._dense(flat, level)
+        shift = torch.einsum("kij,nkj->nki", self.basis.to(x.dtype), wiener(c, level) * spectral)
         return torch.einsum("nk,nki->ni", log_r.softmax(1), means + shift).view_as(x)
 
     def responsibilities(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``p(k | x_t = x)``, ``(n, K)``."""
-        flat = x.flatten(1)[:, None]
-        return self._components(flat, levels(sigma, flat))[1].softmax(1)
+        return self._log_weights(x.flatten(1), sigma).softmax(1).to(x.dtype)
 
     def log_marginal(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``log p(x_t = x)`` at noise level ``sigma``, ``(n,)``."""
-        flat = x.flatten(1)[:, None]
-        return self._components(flat, levels(sigma, flat))[1].logsumexp(1) - 0.5 * flat.shape[-1] * math.log(
-            2 * math.pi
-        )
+        log_p = self._log_weights(x.flatten(1), sigma).logsumexp(1) - 0.5 * x[0].numel() * math.log(2 * math.pi)
+        return log_p.to(x.dtype)
 
-    def _components(self, flat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    def _log_weights(self, flat: Tensor, sigma: Tensor) -> Tensor:
+        """Log weights times (2 pi)^(d/2) density, ``(n, K)``."""
+        if self.basis is not None:
+            return self._dense(flat, levels(sigma, flat[:, None]))[1]
+        # -|x - m|^2 / 2 without an array (n, K, d); the expanded square cancels, so in double precision
+        wide, means = flat.to(torch.float64), self.means
+        cross = torch.addmm(-0.5 * wide.square().sum(1, keepdim=True), wide, means.T)
+        total = self.variances[:, 0] + levels(sigma, wide).square()
+        # what has no sample in it stays small when sigma is one number
+        own = self.log_weights - 0.5 * (means.square().sum(1) / total + flat.shape[1] * total.log())
+        return cross / total + own
+
+    def _dense(self, flat: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """``x - m_k`` in each eigenbasis ``(n, K, d)``, and log weights times (2 pi)^(d/2) density."""
-        c, offset = self.variances.to(flat.dtype), flat - self.means.to(flat.dtype)
-        spectral = offset if self.basis is None else torch.einsum("kij,nki->nkj", self.basis.to(flat.dtype), offset)
-        total = c + level.square()
-        repeat = offset.shape[-1] / total.shape[-1]
-        log_density = -0.5 * ((spectral.square() / total).sum(-1) + repeat * total.log().sum(-1))
+        assert self.basis is not None
+        offset = flat[:, None] - self.means.to(flat.dtype)
+        spectral = torch.einsum("kij,nki->nkj", self.basis.to(flat.dtype), offset)
+        total = self.variances.to(flat.dtype) + level.square()
+        log_density = -0.5 * ((spectral.square() / total).sum(-1) + total.log().sum(-1))
         return spectral, self.log_weights.to(flat.dtype) + log_density
 
     def draw(self, rng: Rng) -> Tensor:
