@@ -18,11 +18,12 @@ from sciinv.operator import inner
 
 
 class CGResult(NamedTuple):
-    """Solution ``(n, *shape)``, relative residual ``(n,)`` and iterations used ``(n,)``."""
+    """Solution ``(n, *shape)``, relative residual and iterations used ``(n,)``, and ``b - M x`` by the recursion."""
 
     x: Tensor
     residual: Tensor
     iterations: Tensor
+    r: Tensor
 
 
 def cg(
@@ -66,6 +67,9 @@ def cg(
         alpha = torch.where(active, rz / curvature.clamp_min(tiny), 0.0).view(wide)
         x = x + alpha * p
         r = r - alpha * mp
+        if k == max_iter - 1:  # no direction follows
+            rr = torch.where(active, inner(r, r, ndim), rr)
+            break
         z = solve(r)
         rz_new = inner(r, z, ndim)
         beta = torch.where(active, rz_new / rz.clamp_min(tiny), 0.0).view(wide)
@@ -73,4 +77,4 @@ def cg(
         rz = torch.where(active, rz_new, rz)
         rr = torch.where(active, inner(r, r, ndim), rr)
     norm = inner(b, b, ndim).clamp_min(tiny)
-    return CGResult(x, (rr / norm).sqrt(), used)
+    return CGResult(x, (rr / norm).sqrt(), used, r)

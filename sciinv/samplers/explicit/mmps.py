@@ -58,8 +58,9 @@ class MMPS(Guided):
         )
         update = t * t * pull(a.adjoint(solved.x))
         # exact moments give A u = K r with 0 <= K <= 1, which never raises the misfit, |r - A u| <= |r|. The Jacobian
-        # of a network can overshoot by orders of magnitude: then the update is cut to where the misfit is least.
-        predicted, ndim = a(update), len(a.codomain.shape)
+        # of a network can overshoot by orders of magnitude: then the update is cut to where the misfit is least. A u
+        # is what the solve has applied: no operator is called for it.
+        predicted, ndim = (residual - solved.r) / scale - noise * solved.x, len(a.codomain.shape)
         least = inner(predicted, r, ndim) / inner(predicted, predicted, ndim).clamp_min(torch.finfo(d.dtype).tiny)
         factor = torch.where(least >= 0.5, 1.0, least.clamp(0, 1))
         return (
