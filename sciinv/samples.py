@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sciinv.operator import column
+
 
 @dc.dataclass(frozen=True)
 class Samples:
@@ -52,7 +54,7 @@ class Samples:
         x, weights = self.good, self.weights
         n = len(x)
         value = x.abs() if x.is_complex() else x
-        w = weights.view(-1, *(1,) * (x.ndim - 1))
+        w = column(weights, x)
         mean, mean_value = (w * x).sum(0), (w * value).sum(0)
         share = weights.square().sum()
         # all the weight on one sample: no spread is known, and zero says so

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import MismatchError, NumericalError, ResourceError, UsageError
+from sciinv.operator import column
 from sciinv.prior import Counted, Prior
 from sciinv.problem import Info, Problem, QuadraticProblem
 from sciinv.rng import Key, Rng
@@ -266,7 +267,7 @@ class _Loop:
                 else:  # a particle without weight is replaced when the population resamples
                     state.log_w = torch.where(bad, -torch.inf, state.log_w)
                     failed = (state.log_w == -torch.inf).all().expand_as(failed)
-                state.x = torch.where(bad.view(-1, *(1,) * (state.x.ndim - 1)), 0.0, state.x)
+                state.x = torch.where(column(bad, state.x), 0.0, state.x)
                 trace.append({key: value.detach() for key, value in info.items()})
                 if k % GUARD_EVERY == GUARD_EVERY - 1 and bool(failed.all()):
                     break
