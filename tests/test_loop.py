@@ -38,6 +38,18 @@ QUICK = {
     "mpgd": {"steps": 8},
     "dds": {"steps": 8},
     "diffpir": {"steps": 8},
+    "implicit_denoiser": {"steps": 8},
+    "score_ald": {"steps": 4, "inner": 2},
+    "score_sde": {"steps": 8},
+    "repaint": {"steps": 6, "jump_length": 2, "repeats": 2},
+    "repaint_pp": {"steps": 6, "repeats": 2},
+    "ilvr": {"steps": 8},
+    "mcg": {"steps": 8},
+    "snips": {"steps": 4, "inner": 2},
+    "ddrm": {"steps": 8},
+    "ddnm": {"steps": 8, "travel_length": 2, "travel_repeats": 2, "travel": "denoised"},
+    "ddnm_plus": {"steps": 8},
+    "ccdf": {"steps": 12, "sigma_start": 2.0},
 }
 
 

@@ -15,7 +15,7 @@ from sciinv.certify.references import Reference
 from sciinv.samplers.base import Sampler
 
 IMAGE = 0.25
-WIDE, FINE = ("rho_max", "eta_max"), ("rho_min", "eta_min", "sigma_end")
+WIDE, FINE = ("rho_max", "eta_max", "sigma_start", "sigma_top"), ("rho_min", "eta_min", "sigma_end")
 # the names under which methods count their work; all that a method has grow together
 WORK = ("steps", "sweeps", "anneal", "stationary")
 GROWTH = {True: (0.25, 1.0), False: (0.25, 1.0, 4.0)}  # of the default amount of work

@@ -3,9 +3,11 @@
 ``D_y = D + A^+ (y - A D)``, then ``x_s = D_y + s (sqrt(1 - eta^2) e + eta xi)`` with the PRIOR's ``e = (x_t - D) / t``.
 
 * Every sample fits the data exactly, ``A x_0 = y``; `ddnm_plus` knows their noise.
-* Without noise, for a Gaussian prior and ``eta > 0``, the law tends to the posterior's mean with
-  ``(1 + sqrt(1 - eta^2)) / 2`` of its covariance as steps grow: .76 at the default. At ``eta = 0`` it keeps the bias
-  of replacement (`score_sde`) instead.
+* Without noise, for a Gaussian prior, the law tends to the posterior's mean with ``(1 + sqrt(1 - eta^2)) / 2`` of its
+  covariance as steps grow: .76 at the published eta = 0.85. At ``eta = 0`` the spread is right, because the steps hold
+  ``A D = y`` at every level instead of drawing the data's noise afresh (`score_sde`), but the start is never forgotten:
+  for two unit variances of correlation 0.8, one seen as 1, the mean of the other is .777 from a widest level of 20 and
+  .795 from 80 (truth .8; replacement .5).
 * Time travel (``travel_repeats > 1``) walks stretches of the ladder again, as `repaint` does. ``travel="forward"``
   noises the state up, ``"denoised"`` noises the last denoised image, as the published code does, which forgets more.
 """
@@ -42,7 +44,7 @@ class DDNM(Projected):
     name: ClassVar[str] = "ddnm"
     paper: ClassVar[str] = "Wang, Yu, Zhang, ICLR 2023 (arXiv 2212.00490)"
     claims: ClassVar[str] = (
-        "approximate: takes the data as noiseless and fits them exactly; spread too small, however many steps"
+        "approximate: takes the data as noiseless and fits them exactly; spread too small wherever eta > 0"
     )
 
     steps: int = 100
