@@ -3,6 +3,7 @@
 * ``weight="official"``: after the unconditional step,
   ``x_s -= zeta sqrt((1 + s^2)(1 + t^2)) grad_{x_t} |y - A(D(x_t))|`` (the published VP rule in variance-exploding
   form), with one norm PER SAMPLE; the published code takes one norm over the whole batch, which couples the samples.
+  The last steps have a length of their own, so the misfit ends near ``zeta |A|^2``, whatever the noise is.
 * ``weight="theory"``: the stated approximation itself, ``D_y = D + (t^2 / sigma_y^2) J^T A^T (y - A D)``, integrated
   as any posterior denoiser. Its bias is known in closed form for a Gaussian prior whose covariance commutes with
   ``A^T A``: with ``q = a^2 c / sigma_y^2`` a mode fits a fraction ``1 - exp(-q)`` of the data and keeps the variance
