@@ -185,7 +185,11 @@ CROWD = {
         ({"chi2_per_dof": 1.0, "rhat_max": 1.9, "drift": 0.1}, "caution", "moved by at most 0.10"),
         ({"chi2_per_dof": float("nan")}, "caution", "nobody checked the fit"),
         ({"chi2_per_dof": 1.0, "rhat_max": 1.0, "failed": 3, "n": 4}, "alarm", "3 of 4 samples became non-finite"),
-        (CROWD, "ok", "descend from 31 first particles. Log-evidence of the data -12.25 (islands differ by 0.50)."),
+        (
+            CROWD,
+            "ok",
+            "31 of the first particles have descendants. Log-evidence of the data -12.25 (islands differ by 0.50).",
+        ),
         ({**CROWD, "ancestors": 9}, "alarm", "All particles descend from 9 (limit 10), in slice 1"),
         ({**CROWD, "ess_share_min": 0.05}, "alarm", "The population collapsed"),
         ({**CROWD, "log_evidence_spread": 2.0}, "alarm", "Islands were pooled equally, one is lost"),

@@ -165,7 +165,7 @@ def _population(found: Sequence[Mapping[str, float]]) -> str:
     if "ess_share_min" in least:
         counts.append(f"at the worst step {percent(least['ess_share_min'])} of the particles counted")
     if "ancestors" in least:
-        counts.append(f"they descend from {least['ancestors']:.0f} first particles")
+        counts.append(f"{least['ancestors']:.0f} of the first particles have descendants")
     text += f" {_sentence(', '.join(counts))}" if counts else ""
     evidence = [item["log_evidence"] for item in found if "log_evidence" in item]
     if evidence:
