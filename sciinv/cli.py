@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sciinv import __version__
-from sciinv.commands import catalogue, certify, files, runs, train
+from sciinv.commands import catalogue, certify, compare, files, runs, train
 from sciinv.errors import SciinvError
 
 EPILOG = (
@@ -26,7 +26,7 @@ app = typer.Typer(
     epilog=EPILOG,
     help="From a measurement file to posterior samples, uncertainty maps and a report on how far to trust them.",
 )  # fmt: skip
-for module in (runs, files, train, catalogue, certify):
+for module in (runs, compare, files, train, catalogue, certify):
     module.register(app)
 
 

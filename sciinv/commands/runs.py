@@ -94,7 +94,7 @@ def reconstruct(
     }  # fmt: skip
     words = [*(set_ or ()), *reader_words(axes, dataset, max_bytes)]
     resolved = resolve(flags, file=config, settings=words, domains=domains())
-    log = _log(progress, quiet, verbose)
+    log = make_log(progress, quiet, verbose)
     _finish(lambda: run(file, out, resolved, log, overwrite=overwrite), as_json)
 
 
@@ -122,7 +122,7 @@ def demo(
     name = domain or next(iter(known), "")
     if name not in known:
         raise UsageError("unknown domain", expected=", ".join(known) or "an installed domain", found=name)
-    log = _log(progress, quiet, verbose)
+    log = make_log(progress, quiet, verbose)
     log.info(f"demo    making a measurement file with {name}")
     file = known[name].demo(out / "input")
     flags = {**DEMO, "domain": name, "device": device, "prior": prior}
@@ -143,7 +143,7 @@ def resume(
     """Continue an interrupted run with its own settings."""
     from sciinv.run import resume as run
 
-    _finish(lambda: run(out, _log(progress, quiet, verbose), file=file), as_json)
+    _finish(lambda: run(out, make_log(progress, quiet, verbose), file=file), as_json)
 
 
 def report(out: Annotated[Path, typer.Argument(help="Folder of a finished run.")], debug: Debug = False) -> None:
@@ -160,7 +160,8 @@ def reader_words(axes: str | None, dataset: str | None, max_bytes: int | None) -
     return [f"input.{key}={value}" for key, value in given.items() if value is not None]
 
 
-def _log(progress: str, quiet: int, verbose: int) -> Log:
+def make_log(progress: str, quiet: int, verbose: int) -> Log:
+    """The messages of one command, from its flags."""
     if progress not in MODES:
         raise UsageError("unknown kind of progress", expected=", ".join(MODES), found=progress, where="--progress")
     return Log(-1 if quiet else min(verbose, 2), progress)
