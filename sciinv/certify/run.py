@@ -1,10 +1,19 @@
-"""Measure methods on every reference they can run on, one run after another, and judge their claims: `certify`."""
+"""Measure methods on every reference they can run on, one run after another, and judge their claims: `certify`.
+
+`shared_out` does so in several processes, whole methods to each: the same numbers, in the same order.
+"""
 
 from __future__ import annotations
 
 import dataclasses as dc
+import functools
+import itertools
+import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
 
 from sciinv.certify.claims import Verdict, judge, judge_evidence
 from sciinv.certify.evidence import Evidence, evidence_ratio
@@ -20,6 +29,7 @@ PATIENCE = {True: (4.0, 60.0), False: (1200.0, 3600.0)}  # CPU seconds a budget 
 CALIBRATED_ON = ("gaussian", "overlap")
 EVIDENCE_ON = {True: ("gaussian",), False: ("gaussian", "overlap", "inpaint")}
 RUNS = {True: 16, False: 64}  # that an evidence is averaged over
+COUPLING, NARROW = ("rho_min", "eta_min"), 15  # widths, and what part of the noise level SBC and TARP give them
 SIMULATIONS = {False: 1000, True: 300}  # a population is run anew for every data set
 
 
@@ -134,11 +144,61 @@ def certify(
     return Certificate(records, verdicts, skipped, time.monotonic() - start, calibrations, evidences)
 
 
+def shared_out(
+    names: Sequence[str],
+    fast: bool,
+    workers: int,
+    *,
+    patience: float | None = None,
+    on_record: Callable[[Record], None] | None = None,
+) -> Certificate:
+    """`certify` of registered methods on the standard references, in ``workers`` processes of one thread each.
+
+    Records are reported method by method, in the order of ``names``, whichever ends first.
+    """
+    start = time.monotonic()
+    whole = Certificate([], [], {}, 0.0)
+    # a forked process could not differentiate: autograd's threads are not copied
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for part in pool.map(_alone, names, itertools.repeat(fast), itertools.repeat(patience)):
+            whole.records.extend(part.records)
+            whole.verdicts.extend(part.verdicts)
+            whole.skipped.update(part.skipped)
+            whole.calibrations.extend(part.calibrations)
+            whole.evidences.extend(part.evidences)
+            if on_record is not None:
+                for record in part.records:
+                    on_record(record)
+    return dc.replace(whole, seconds=time.monotonic() - start)
+
+
+def _alone(name: str, fast: bool, patience: float | None) -> Certificate:
+    from sciinv.samplers import METHODS
+
+    torch.set_num_threads(1)
+    return certify({name: METHODS[name]}, fast, references=_references(fast), patience=patience)
+
+
+@functools.cache
+def _references(fast: bool) -> dict[str, list[Reference]]:
+    """`suite`, built once a process: floors are cached by its members."""
+    return suite(fast)
+
+
 def _calibrated(method: type[Sampler], ref: Reference) -> Calibrated:
     # the middle budget: a thousand data sets at the largest would take hours
     budget = budgets(method, ref, False)[:2][-1]
-    found = calibrate_sampler(budget.sampler, ref, SIMULATIONS[is_population(method)])
-    label = f"{PARTICLES} particles" if is_population(method) else budget.label
+    # tens of thousands of draws see the law at the default width: it is the posterior of noisier data
+    width = round(ref.problem.noise.sigma / NARROW, 3)
+    narrow = {k: min(width, getattr(budget.sampler, k)) for k in COUPLING if hasattr(budget.sampler, k)}
+    sampler = dc.replace(budget.sampler, **narrow)
+    found = calibrate_sampler(sampler, ref, SIMULATIONS[is_population(method)])
+    label = ", ".join(
+        [
+            f"{PARTICLES} particles" if is_population(method) else budget.label,
+            *(f"{k} {v:g}" for k, v in narrow.items()),
+        ]
+    )
     return Calibrated(
         method.name, ref.name, label, found.simulations, found.draws,
         min(1.0, min(found.sbc_p) * len(found.sbc_p)), found.sbc_passes,

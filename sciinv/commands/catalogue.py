@@ -34,7 +34,7 @@ def methods(
     from sciinv.run.plan import method
     from sciinv.samplers import METHODS
 
-    cards = {key: _method(cls) for key, cls in METHODS.items() if name is None or cls is method(name)}
+    cards = {key: describe(cls) for key, cls in METHODS.items() if name is None or cls is method(name)}
     if as_json:
         typer.echo(json.dumps(cards, ensure_ascii=False))
         return
@@ -52,10 +52,11 @@ def methods(
     typer.echo("\n`sciinv methods NAME` lists a method's settings; give them with --set key=value.")
 
 
-def _method(cls: type[Any]) -> dict[str, Any]:
+def describe(cls: type[Any]) -> dict[str, Any]:
+    """All that is said of a method: class attributes, settings with their meaning, measured error."""
     import dataclasses as dc
 
-    from sciinv.run.outputs import measured_errors
+    from sciinv.certify.store import cards
 
     about: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -65,7 +66,7 @@ def _method(cls: type[Any]) -> dict[str, Any]:
     }
     return {
         "name": cls.name, "paper": cls.paper, "claims": cls.claims, "requires": sorted(cls.requires), "fields": fields,
-        "measured_error": measured_errors().get(cls.name),
+        "measured_error": cards().get(cls.name),
     }  # fmt: skip
 
 

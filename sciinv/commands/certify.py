@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +27,14 @@ def certify(
     patience: Annotated[
         float | None, typer.Option(help="CPU seconds a budget may take on one problem; larger budgets are left out.")
     ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder with one JSON file a method, such as the package's own: replace theirs.")
+    ] = None,
     as_json: Annotated[
         str | None, typer.Option("--json", help="Write the outcome as JSON to this file; - makes it the last line.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes to share the methods out to; by default up to four.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line for each measurement while it runs.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -48,17 +55,24 @@ def certify(
             raise UsageError("none of these methods is of that family", where="--family", found=family)
 
     from sciinv.certify import run, table
+    from sciinv.certify.store import save
 
     def show(record: Record) -> None:
         if not quiet:
             text = f"{record.method} on {record.reference}, {record.budget}: {record.over_floor:.2f} x floor"
             typer.echo(text, err=True)
 
-    certificate = run.certify(chosen, fast, patience=patience, on_record=show)
+    workers = min(len(chosen), jobs or min(4, os.cpu_count() or 1))
+    if workers > 1:
+        certificate = run.shared_out(list(chosen), fast, workers, patience=patience, on_record=show)
+    else:
+        certificate = run.certify(chosen, fast, patience=patience, on_record=show)
     _show(certificate)
     if out is not None:
         for path in table.write(certificate, out):
             typer.echo(f"wrote {path.name}", err=True)
+    if store is not None:
+        save(certificate, store)
     if as_json is not None:
         text = json.dumps(table.summary(certificate), ensure_ascii=False, allow_nan=False)
         if as_json == "-":

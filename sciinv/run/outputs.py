@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sciinv import provenance as prov
+from sciinv.certify.store import cards
 from sciinv.errors import InputError
 from sciinv.io.atomic import write_bytes, write_text
 from sciinv.io.checkpoint import pack, unpack
@@ -121,19 +122,8 @@ def method_card(sampler: Sampler) -> dict[str, Any]:
         "name": sampler.name, "paper": sampler.paper, "claims": sampler.claims,
         "requires": sorted(sampler.requires), "fields": dc.asdict(sampler),
     }  # fmt: skip
-    error = measured_errors().get(sampler.name)
+    error = cards().get(sampler.name)
     return {**card, "measured_error": error} if error else card
-
-
-def measured_errors() -> dict[str, str]:
-    """Error of each method against known posteriors, in words (`benchmarks/method_cards.py` measures and stores
-    them).
-    """
-    path = Path(__file__).parents[1] / "samplers" / "measured.json"
-    try:
-        return {name: str(card["text"]) for name, card in json.loads(path.read_text("utf-8")).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
 
 
 def write_config(out: Path, config: Mapping[str, Any]) -> Path:
