@@ -58,7 +58,7 @@ class SGSSMC(Population):
     ess_target: float = 0.8
     rho_min: float = 0.01
     rungs: int = 200
-    log_step: float = 0.3
+    log_step: float = 0.32
     order: int = 2
     rho_max: float = 0.5
     kernel: Literal["mala", "hmc"] = "hmc"
