@@ -56,7 +56,7 @@ class CCDF(Sampler):
     base: str = "mmps"
     steps: int = 100
     sigma_start: float = 0.5
-    settings: dict[str, Any] = dc.field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.sigma_start > 0:
@@ -79,7 +79,7 @@ class CCDF(Sampler):
                 "ccdf cannot start this method", expected=", ".join(fits), found=self.base,
                 hint="a base walks noise levels down from white noise",
             )  # fmt: skip
-        return build(cls, {"steps": self.steps, **self.settings}, f"settings of ccdf's base {self.base}")
+        return build(cls, {"steps": self.steps, **(self.settings or {})}, f"settings of ccdf's base {self.base}")
 
     def grid(self, prior: Counted) -> Sequence[float]:
         levels = list(self.started.grid(prior))
