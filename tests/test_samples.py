@@ -68,8 +68,11 @@ def test_weighted_bounds_cover_what_they_say(uneven: float) -> None:
     assert abs(said - held) < 0.01 and 0.7 < said < 0.85, (said, held)
 
 
-def test_a_sample_without_weight_is_never_a_bound() -> None:
+def test_a_sample_of_little_weight_is_never_a_bound() -> None:
+    """Four effective samples can cut off a fifth of the posterior, not the hundredth that a stray one weighs."""
     value = torch.tensor([[-100.0], [0.0], [1.0], [2.0], [3.0], [100.0]])
-    log_w = torch.tensor([-60.0, 0.0, 0.0, 0.0, 0.0, -math.inf], dtype=F64)
-    lower, upper, _ = weighted_bounds(value, log_w.softmax(0), 0.99)
-    assert float(lower) == 0.0 and float(upper) == 3.0
+    for stray in (0.01, 0.0):
+        w = torch.tensor([stray, 0.25, 0.25, 0.25, 0.25, 0.0], dtype=F64)
+        lower, upper, coverage = weighted_bounds(value, w / w.sum(), 0.99)
+        assert float(lower) == 0.0 and float(upper) == 3.0
+        assert coverage == pytest.approx(0.6, abs=0.02)
