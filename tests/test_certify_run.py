@@ -183,7 +183,7 @@ def test_evidence_ratio_of_a_method_that_knows_it_and_of_one_that_is_off() -> No
     assert found.ratio == pytest.approx(1, abs=1e-9)
     moved = dc.replace(ref, log_evidence=ref.log_evidence - 0.5)
     assert evidence_ratio(Ideal(), moved, 4, 16).ratio == pytest.approx(math.exp(0.5))
-    real = evidence_ratio(METHODS["tds"](steps=100), ref, 12, 128)
+    real = evidence_ratio(METHODS["tds"](steps=60), ref, 10, 128)
     assert real.passes and 0 < real.standard_error < 0.1
     assert not dc.replace(real, ratio=real.ratio + 0.4).passes
 
@@ -229,6 +229,50 @@ def test_calibration_is_part_of_the_full_certificate(monkeypatch: pytest.MonkeyP
     assert "60 x 63" in table.markdown(found, table.document(found))
 
 
+class InTurn:
+    """A pool without processes."""
+
+    def __init__(self, workers, context):
+        self.map = map
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def certified(fast: bool = True) -> tuple[run.Certificate, run.Certificate, list]:
+    """Two methods in one process, and shared out."""
+    told: list = []
+    names = ("mmps", "dps")
+    whole = run.certify({n: METHODS[n] for n in names}, fast)
+    return whole, run.shared_out(names, fast, 2, on_record=told.append), told
+
+
+def check_equal(whole: run.Certificate, parts: run.Certificate, told: list) -> None:
+    def timeless(records):
+        return [dc.replace(r, seconds=0.0) for r in records]
+
+    assert timeless(parts.records) == timeless(whole.records) == timeless(told) and whole.records
+    assert sorted(map(str, parts.verdicts)) == sorted(map(str, whole.verdicts))
+    assert parts.skipped == whole.skipped and parts.evidences == whole.evidences
+
+
+def test_methods_shared_out_give_the_same_certificate(quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    run._references.cache_clear()
+    monkeypatch.setattr(run, "ProcessPoolExecutor", InTurn)
+    try:
+        check_equal(*certified())
+    finally:
+        run._references.cache_clear()
+
+
+@pytest.mark.slow
+def test_methods_in_processes_give_the_same_certificate() -> None:
+    check_equal(*certified())
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sciinv.certify.settings.GROWTH", {True: (0.1, 0.4)})
@@ -252,10 +296,12 @@ def test_command_fails_when_a_claim_does(quick, capsys, monkeypatch: pytest.Monk
     assert "claims of 1 methods are refuted" in err and "prior_only" in err
 
 
-def test_command_knows_families(quick, capsys) -> None:
-    assert main(["certify", "--family", "explicit", "--fast", "--quiet", "--json", "-"]) == 0
+def test_command_knows_families(quick, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in set(METHODS) - {"mmps", "dps", "pnpdm"}:
+        monkeypatch.delitem(METHODS, name)
+    assert main(["certify", "--family", "explicit", "--fast", "--quiet", "--json", "-", "--jobs", "1"]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert set(last["methods"]) == {n for n, m in METHODS.items() if ".explicit." in m.__module__}
+    assert set(last["methods"]) == {"mmps", "dps"}
     assert main(["certify", "--family", "magic"]) == 2
     assert main(["certify", "mmps", "--family", "exact"]) == 2
     assert main(["certify", "nonsense"]) == 2

@@ -7,6 +7,7 @@ import pytest
 import torch
 from known import Quadrature, Ring
 
+from sciinv.certify.stream import OneStream
 from sciinv.errors import MismatchError
 from sciinv.generic.dense import Dense
 from sciinv.noise import Gaussian
@@ -57,7 +58,7 @@ def test_nonlinear_data_by_langevin_steps() -> None:
     prior = MixturePrior(torch.ones(2), torch.tensor([[[0.9, 0.2]], [[0.2, -0.8]]]), 0.3, dtype=torch.float64)
     prior.sigma_max, n = 5.0, 300
     problem = Problem(torch.tensor([1.2], dtype=torch.float64), Ring(), Gaussian(0.3))
-    out = sample(DAPS(steps=30, inner=6), problem, prior, n, seed=0)
+    out = sample(DAPS(steps=30, inner=6), problem, prior, n, 0, rng_factory=OneStream)
     assert float(problem.chi2(out.x).mean()) < 1.5
     law = Quadrature(
         lambda x: problem.log_likelihood(x) + prior.log_marginal(x, torch.zeros((), dtype=torch.float64)), points=120

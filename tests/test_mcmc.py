@@ -7,6 +7,7 @@ import torch
 from known import Quadrature, Ring
 from support import gaussian_problem
 
+from sciinv.certify.stream import OneStream
 from sciinv.errors import MismatchError
 from sciinv.noise import Gaussian
 from sciinv.priors.gaussian import GaussianLaw
@@ -34,10 +35,10 @@ def test_exact_draws_stay_exact(kernel: str) -> None:
     problem, x, law = conditional(rho)
     floor = sampling_floor(law, N)
     x = x.expand(N, 1, 6)
-    start = law.draw(Rng(3, list(range(N))))[:, None]
+    start = law.draw(OneStream(3, range(N)))[:, None]
     log_step = torch.full((N,), math.log(angle), dtype=torch.float64)
     chain, info = move(
-        problem, x, rho, Chain(start, log_step, torch.zeros(N)), Rng(0, list(range(N))),
+        problem, x, rho, Chain(start, log_step, torch.zeros(N)), OneStream(0, range(N)),
         kernel=kernel, steps=12, tune=False,
     )  # fmt: skip
     mean, cov = mean_cov_error(*moments(chain.z), law.mean, law.cov)
@@ -52,7 +53,7 @@ def test_exact_draws_stay_exact(kernel: str) -> None:
 @pytest.mark.parametrize("kernel", ["mala", "hmc"])
 def test_tuning_reaches_the_wanted_acceptance_and_the_law(kernel: str) -> None:
     problem, x, law = conditional()
-    x, rng = x.expand(N, 1, 6), Rng(0, list(range(N)))
+    x, rng = x.expand(N, 1, 6), OneStream(0, range(N))
     chain = start_chain(problem, x, 0.4, kernel)
     chain, _ = move(problem, x, 0.4, chain, rng, kernel=kernel, steps=40, tune=True)
     chain, info = move(problem, x, 0.4, chain, rng, kernel=kernel, steps=20, tune=False)
@@ -86,7 +87,7 @@ def test_ring_by_quadrature(kernel: str) -> None:
     law = Quadrature(
         lambda z: problem.log_likelihood(z) - (z - centre).square().flatten(1).sum(1) / (2 * rho**2), points=300
     )
-    x, rng = centre.expand(n, 1, 2), Rng(5, list(range(n)))
+    x, rng = centre.expand(n, 1, 2), OneStream(5, range(n))
     chain = start_chain(problem, x, rho, kernel)
     if kernel == "ula":  # at the step that MALA finds
         chain = Chain(x, torch.full_like(chain.log_step, math.log(0.52)), chain.tuned)

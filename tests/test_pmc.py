@@ -5,6 +5,7 @@ import torch
 from known import Quadrature, Ring
 from support import gaussian_problem
 
+from sciinv.certify.stream import OneStream
 from sciinv.errors import MismatchError
 from sciinv.noise import Gaussian
 from sciinv.priors.gaussian import GaussianPrior
@@ -50,10 +51,10 @@ def test_nonlinear_law_by_quadrature() -> None:
     with pytest.raises(MismatchError, match="curvature"):
         sample(PMC(), problem, prior, 2, seed=0)
     fields = {"sigma_end": 0.3, "size": 0.4, "curvature": sigma**-2}
-    out = sample(PMC(anneal=40, stationary=200, **fields), problem, prior, n, seed=0)
+    out = sample(PMC(anneal=40, stationary=200, **fields), problem, prior, n, 0, rng_factory=OneStream)
     end = torch.tensor(0.3, dtype=torch.float64)
     law = Quadrature(lambda x: problem.log_likelihood(x) + prior.log_marginal(x, end), points=120)
     assert law.distance(out.x) < 2 * law.floor(n)
-    early = sample(PMC(anneal=40, stationary=1, **fields), problem, prior, n, seed=0)
+    early = sample(PMC(anneal=40, stationary=1, **fields), problem, prior, n, 0, rng_factory=OneStream)
     assert law.distance(early.x) > 2 * law.floor(n)  # the annealed phase alone is a tempered prior
     check_sampler(PMC(anneal=3, stationary=4, **fields), problem, prior, n=3)
