@@ -26,7 +26,7 @@ from sciinv.samplers.base import Sampler
 
 GATED = ("gaussian", "overlap")  # references that verdicts look at first: worth more patience
 PATIENCE = {True: (4.0, 60.0), False: (1200.0, 3600.0)}  # CPU seconds a budget may take, on others and on gated ones
-CALIBRATED_ON = ("gaussian", "overlap")
+CALIBRATED_ON = {False: ("gaussian", "overlap"), True: ("gaussian",)}  # the same, and what it takes
 EVIDENCE_ON = {True: ("gaussian",), False: ("gaussian", "overlap", "inpaint")}
 RUNS = {True: 16, False: 64}  # that an evidence is averaged over
 COUPLING, NARROW = ("rho_min", "eta_min"), 15  # widths, and what part of the noise level SBC and TARP give them
@@ -126,7 +126,8 @@ def certify(
     calibrations = [] if fast else [
         _calibrated(method, references[key][0])
         for name, method in methods.items() for key in references
-        if key.split("-")[0] in CALIBRATED_ON and key not in skipped[name]
+        if family(method) == "exact" and key.split("-")[0] in CALIBRATED_ON[is_population(method)]
+        and key not in skipped[name]
     ]  # fmt: skip
     evidences = [
         evidence_ratio(budgets(method, references[key][0], fast)[-1].sampler, references[key][0], RUNS[fast], PARTICLES)
