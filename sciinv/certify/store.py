@@ -80,6 +80,17 @@ def default_records(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {reference: records[min(1, len(records) - 1)] for reference, records in by.items()}
 
 
+def headline(name: str, folder: Path = FOLDER) -> dict[str, Any] | None:
+    """Outcome, error over floor, coverage and network calls of a method on the first reference that is quoted."""
+    body = load(folder).get(name)
+    if body is None:
+        return None
+    records = default_records(body)
+    first = next((records[key] for key in SHOWN if key in records), {})
+    keys = ("reference", "budget", "network_calls", "network_vjps", "over_floor", "coverage_90")
+    return {"outcome": outcome(body), **{k: first[k] for k in keys if first}}
+
+
 def outcome(body: Mapping[str, Any]) -> str:
     """Outcome of the gate made of the method's claim."""
     return str(body["verdicts"][0]["outcome"]) if body["verdicts"] else "not tested"

@@ -51,6 +51,8 @@ class Sampler(abc.ABC):
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    technique: ClassVar[str]
+    """How the data get in: gradient, projection, sampling, optimisation (Daras et al. 2024, Table 1)."""
     claims: ClassVar[str]
     requires: ClassVar[frozenset[str]] = frozenset()
     population: ClassVar[bool] = False

@@ -41,6 +41,7 @@ class DDSMC(Twisted):
 
     name: ClassVar[str] = "ddsmc"
     paper: ClassVar[str] = "Ekström Kelvinius et al. 2025 (arXiv:2502.06379)"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = "exact as particles and steps grow, with eta = 1"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
 

@@ -43,6 +43,7 @@ class DPnP(Sampler):
 
     name: ClassVar[str] = "dpnp"
     paper: ClassVar[str] = "Xu and Chi, NeurIPS 2024 (arXiv 2403.17042)"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = (
         "at fixed eta exact for the posterior with noise inflated by eta^2 A A^H, as log_step -> 0; exact as eta -> 0 "
         "and sweeps grow; first-order denoising sampler"

@@ -31,6 +31,7 @@ class FPS(Filtering):
 
     name: ClassVar[str] = "fps"
     paper: ClassVar[str] = "Dou, Song 2024"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = "no exact limit: no weights, and the measurement noise is counted once a level"
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:

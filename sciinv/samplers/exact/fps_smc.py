@@ -68,6 +68,7 @@ class FPSSMC(Filtering, Population):
 
     name: ClassVar[str] = "fps_smc"
     paper: ClassVar[str] = "Dou, Song 2024"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = "exact as particles and steps grow without measurement noise; too narrow with it"
 
     def __post_init__(self) -> None:

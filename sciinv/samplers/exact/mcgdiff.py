@@ -42,6 +42,7 @@ class MCGDiff(Descending):
 
     name: ClassVar[str] = "mcgdiff"
     paper: ClassVar[str] = "Cardoso et al. 2023 (arXiv:2308.07983)"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = "exact as particles and steps grow; unbiased evidence of the discretised prior"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
 

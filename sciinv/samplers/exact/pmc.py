@@ -50,6 +50,7 @@ class PMC(Sampler):
 
     name: ClassVar[str] = "pmc"
     paper: ClassVar[str] = "Sun, Wu, Chen, Feng, Bouman, IEEE TCI 2024 (arXiv 2310.10835)"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = (
         "exact as size and sigma_end -> 0 and steps grow; no Metropolis correction; slow on flat directions, does not "
         "cross between modes after the annealing"

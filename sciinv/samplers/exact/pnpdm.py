@@ -67,6 +67,7 @@ class PnPDM(Sampler):
     paper: ClassVar[str] = (
         "Wu et al., NeurIPS 2024 (arXiv 2405.18782); Coeurdoux et al., IEEE TIP 2024 (arXiv 2304.11134)"
     )
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = (
         "at fixed rho exact for the posterior with noise inflated by rho^2 A A^H; exact as rho -> 0 and sweeps grow"
     )

@@ -51,6 +51,7 @@ class SGSSMC(Population):
 
     name: ClassVar[str] = "sgs_smc"
     paper: ClassVar[str] = "sciinv (docs/design.md); split Gibbs after Coeurdoux et al. and Wu et al. 2024"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = "exact as particles grow; evidence of the discretised prior (a smaller log_step, less bias)"
     requires: ClassVar[frozenset[str]] = frozenset({"gaussian", "differentiable"})
 

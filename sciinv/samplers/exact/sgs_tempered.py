@@ -54,6 +54,7 @@ class SGSTempered(Sampler):
 
     name: ClassVar[str] = "sgs_tempered"
     paper: ClassVar[str] = "sciinv (docs/design.md); replica exchange after Geyer 1991, split Gibbs as pnpdm"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = (
         "law of pnpdm at rho_min, with jumps between modes; exact as rho_min -> 0 and sweeps grow, if swap_min stays up"
     )

@@ -34,6 +34,7 @@ class SMCDiff(Descending):
 
     name: ClassVar[str] = "smcdiff"
     paper: ClassVar[str] = "Trippe et al. 2022"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = "exact as particles and steps grow"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd", "mask"})
 

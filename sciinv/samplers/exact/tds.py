@@ -35,6 +35,7 @@ class TDS(Twisted):
 
     name: ClassVar[str] = "tds"
     paper: ClassVar[str] = "Wu, Trippe et al. 2023 (arXiv:2306.17775)"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = "exact as particles and steps grow; unbiased evidence of the discretised prior"
     requires: ClassVar[frozenset[str]] = frozenset({"gaussian", "differentiable"})
 

@@ -48,6 +48,7 @@ class CCDF(Sampler):
 
     name: ClassVar[str] = "ccdf"
     paper: ClassVar[str] = "Chung, Sim, Ye, CVPR 2022 (arXiv 2112.05146)"
+    technique: ClassVar[str] = "its base's"
     claims: ClassVar[str] = (
         "approximate: the claims of its base at best; remembers the start where the prior is wider than sigma_start"
     )

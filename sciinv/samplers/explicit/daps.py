@@ -42,6 +42,7 @@ class DAPS(Sampler):
 
     name: ClassVar[str] = "daps"
     paper: ClassVar[str] = "Zhang, Chu, Berner, Meng, Anandkumar, Song, CVPR 2025 (arXiv 2407.01521)"
+    technique: ClassVar[str] = "sampling"
     claims: ClassVar[str] = "approximate: p(x_0 | x_t) as an isotropic Gaussian of width t; biased in every limit"
     requires: ClassVar[frozenset[str]] = frozenset({"gaussian"})
 

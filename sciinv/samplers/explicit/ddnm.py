@@ -43,6 +43,7 @@ class DDNM(Projected):
 
     name: ClassVar[str] = "ddnm"
     paper: ClassVar[str] = "Wang, Yu, Zhang, ICLR 2023 (arXiv 2212.00490)"
+    technique: ClassVar[str] = "projection"
     claims: ClassVar[str] = (
         "approximate: takes the data as noiseless and fits them exactly; spread too small wherever eta > 0"
     )

@@ -31,6 +31,7 @@ class DDNMPlus(DDNM):
     """Null-space diffusion for noisy data; the settings of `DDNM`."""
 
     name: ClassVar[str] = "ddnm_plus"
+    technique: ClassVar[str] = "projection"
     claims: ClassVar[str] = (
         "approximate: spread too small, and over-fits noisy data as steps grow; ddrm at eta_b = 1 but for its start"
     )

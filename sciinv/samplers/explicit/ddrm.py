@@ -49,6 +49,7 @@ class DDRM(Sampler):
 
     name: ClassVar[str] = "ddrm"
     paper: ClassVar[str] = "Kawar, Elad, Ermon, Song, NeurIPS 2022 (arXiv 2201.11793)"
+    technique: ClassVar[str] = "gradient"
     claims: ClassVar[str] = "approximate: made for few steps; spread too small, and over-fits noisy data as steps grow"
     requires: ClassVar[frozenset[str]] = PROJECTED
 

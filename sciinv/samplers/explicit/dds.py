@@ -42,6 +42,7 @@ class DDS(Guided):
 
     name: ClassVar[str] = "dds"
     paper: ClassVar[str] = "Chung, Lee, Ye, ICLR 2024 (arXiv 2303.05754)"
+    technique: ClassVar[str] = "optimisation"
     claims: ClassVar[str] = "approximate: a proximal step for white p(x_0 | x_t); the spread is a lower bound"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian"})
     eps_source: ClassVar[str] = "prior"

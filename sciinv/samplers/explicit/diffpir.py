@@ -40,6 +40,7 @@ class DiffPIR(Guided):
 
     name: ClassVar[str] = "diffpir"
     paper: ClassVar[str] = "Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, CVPRW 2023 (arXiv 2305.08995)"
+    technique: ClassVar[str] = "optimisation"
     claims: ClassVar[str] = "approximate: p(x_0 | x_t) as a white Gaussian of width t; the spread is a lower bound"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian"})
     noise_rule: ClassVar[str] = "renoise"

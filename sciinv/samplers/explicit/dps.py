@@ -43,6 +43,7 @@ class DPS(Guided):
 
     name: ClassVar[str] = "dps"
     paper: ClassVar[str] = "Chung, Kim, McCann, Klasky, Ye, ICLR 2023 (arXiv 2209.14687)"
+    technique: ClassVar[str] = "gradient"
     claims: ClassVar[str] = (
         "approximate: biased mean and spread even for Gaussian priors; ignores the noise level (official weight)"
     )

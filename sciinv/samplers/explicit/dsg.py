@@ -38,6 +38,7 @@ class DSG(Sampler):
 
     name: ClassVar[str] = "dsg"
     paper: ClassVar[str] = "Yang, Ding, Cai, Yu, Wang, Shi, ICML 2024 (arXiv 2402.03201)"
+    technique: ClassVar[str] = "gradient"
     claims: ClassVar[str] = "approximate: steers the noise towards the data; ignores their noise level; biased"
     requires: ClassVar[frozenset[str]] = frozenset({"differentiable", "gaussian"})
 

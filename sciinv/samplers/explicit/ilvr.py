@@ -31,6 +31,7 @@ class ILVR(Projected):
 
     name: ClassVar[str] = "ilvr"
     paper: ClassVar[str] = "Choi, Kim, Jeong, Gwon, Yoon, ICCV 2021 (arXiv 2108.02938)"
+    technique: ClassVar[str] = "projection"
     claims: ClassVar[str] = (
         "approximate: takes the data as noiseless; the law of score_sde without corrector while range_end is 0"
     )

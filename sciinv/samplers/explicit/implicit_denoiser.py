@@ -50,6 +50,7 @@ class ImplicitDenoiser(Sampler):
 
     name: ClassVar[str] = "implicit_denoiser"
     paper: ClassVar[str] = "Kadkhodaie, Simoncelli, NeurIPS 2021 (arXiv 2007.13640)"
+    technique: ClassVar[str] = "projection"
     claims: ClassVar[str] = (
         "approximate: takes the data as noiseless; high-probability images rather than posterior samples, spread too "
         "small"

@@ -39,6 +39,7 @@ class LGD(DPS):
 
     name: ClassVar[str] = "lgd"
     paper: ClassVar[str] = "Song, Zhang, Yin, Mardani, Liu, Kautz, Chen, Vahdat, ICML 2023"
+    technique: ClassVar[str] = "gradient"
     claims: ClassVar[str] = (
         "approximate: p(x_0 | x_t) as draws from a white Gaussian of assumed variance; ignores the noise level "
         "(official weight)"

@@ -39,6 +39,7 @@ class MCG(Projected):
 
     name: ClassVar[str] = "mcg"
     paper: ClassVar[str] = "Chung, Sim, Ryu, Ye, NeurIPS 2022 (arXiv 2206.00941)"
+    technique: ClassVar[str] = "gradient, projection"
     claims: ClassVar[str] = (
         "approximate: takes the data as noiseless and fits them exactly; the gradient step has no noise level and a "
         "size of its own"

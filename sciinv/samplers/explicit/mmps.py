@@ -34,6 +34,7 @@ class MMPS(Guided):
 
     name: ClassVar[str] = "mmps"
     paper: ClassVar[str] = "Rozet, Andry, Lanusse, Louppe, NeurIPS 2024 (arXiv 2405.13712)"
+    technique: ClassVar[str] = "gradient"
     claims: ClassVar[str] = "exact for Gaussian priors as steps grow; over-confident or misweighted on mixtures"
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "differentiable"})
 

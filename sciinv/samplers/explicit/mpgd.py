@@ -38,6 +38,7 @@ class MPGD(Guided):
 
     name: ClassVar[str] = "mpgd"
     paper: ClassVar[str] = "He, Murata, Lai, et al., ICLR 2024 (arXiv 2311.16424)"
+    technique: ClassVar[str] = "gradient, optimisation"
     claims: ClassVar[str] = "approximate: fits the data at every level whatever their noise; biased mean and spread"
     requires: ClassVar[frozenset[str]] = frozenset({"differentiable", "gaussian"})
     eps_source: ClassVar[str] = "prior"

@@ -33,6 +33,7 @@ class RePaint(Projected):
 
     name: ClassVar[str] = "repaint"
     paper: ClassVar[str] = "Lugmayr, Danelljan, Romero, Yu, Timofte, Van Gool, CVPR 2022 (arXiv 2201.09865)"
+    technique: ClassVar[str] = "projection"
     claims: ClassVar[str] = (
         "approximate: takes the data as noiseless and fits them exactly; the bias of replacement falls with repeats"
     )

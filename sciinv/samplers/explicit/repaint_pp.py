@@ -35,6 +35,7 @@ class RePaintPP(Projected):
 
     name: ClassVar[str] = "repaint_pp"
     paper: ClassVar[str] = "after Lugmayr et al. 2022 (arXiv 2201.09865) and Rout et al. 2023 (arXiv 2302.01217)"
+    technique: ClassVar[str] = "projection"
     claims: ClassVar[str] = (
         "approximate: takes the data as noiseless and fits them exactly; the bias of replacement falls with repeats "
         "at a low sigma_top"

@@ -50,6 +50,7 @@ class ScoreALD(Sampler):
 
     name: ClassVar[str] = "score_ald"
     paper: ClassVar[str] = "Jalal, Arvinte, Daras, Price, Dimakis, Tamir, NeurIPS 2021 (arXiv 2108.01368)"
+    technique: ClassVar[str] = "gradient"
     claims: ClassVar[str] = (
         "approximate: the damped data term is a guess at every level above zero; the last levels tend to the posterior "
         "as steps grow (weight likelihood)"

@@ -40,6 +40,7 @@ class ScoreSDE(Projected):
 
     name: ClassVar[str] = "score_sde"
     paper: ClassVar[str] = "Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, ICLR 2021 (arXiv 2011.13456)"
+    technique: ClassVar[str] = "projection"
     claims: ClassVar[str] = (
         "approximate: takes the data as noiseless and fits them exactly; right only where the prior decorrelates what "
         "the data see from what they do not"

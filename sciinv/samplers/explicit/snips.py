@@ -47,6 +47,7 @@ class SNIPS(Sampler):
 
     name: ClassVar[str] = "snips"
     paper: ClassVar[str] = "Kawar, Vaksman, Elad, NeurIPS 2021 (arXiv 2105.14951)"
+    technique: ClassVar[str] = "gradient"
     claims: ClassVar[str] = (
         "approximate: an annealed chain that follows its levels only as far as its steps allow; the last levels tend "
         "to the posterior as steps grow"

@@ -26,6 +26,7 @@ class TMPD(Guided):
 
     name: ClassVar[str] = "tmpd"
     paper: ClassVar[str] = "Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, 2023 (arXiv 2310.06721)"
+    technique: ClassVar[str] = "gradient"
     claims: ClassVar[str] = (
         "approximate: data taken as independent given x_t; exact only for Gaussian priors whose A C A^T is diagonal"
     )
