@@ -1,10 +1,10 @@
 """Visibilities, closures and their gradient against eht-imaging: batch 16 of 64 x 64 pixels, 216 visibilities.
 
 The observation has the size of a scan-averaged night of the Event Horizon Telescope: seven stations, 216 visibilities,
-a minimal set of closures with diagonal errors on both sides. Ours: one call for 16 images, single precision, chi-squared
-and its gradient. eht-imaging: one image, direct transform, its chi-squared and gradient of closure phases and of log
-closure amplitudes. Both are first checked to compute the same number and the same gradient. Also measured: where the
-non-uniform FFT overtakes the matrix.
+a minimal set of closures with diagonal errors on both sides. Ours: one call for 16 images, single precision,
+chi-squared and its gradient. eht-imaging: one image, direct transform, its chi-squared and gradient of closure phases
+and of log closure amplitudes. Both are first checked to compute the same number and the same gradient. Also measured:
+where the non-uniform FFT overtakes the matrix.
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ def main() -> None:
     wanted, slope = value(images[0].ravel()), both(images[0].ravel())
     gap = abs(float(loss[0].detach()) / wanted - 1)
     turn = float(np.linalg.norm(gradient[0].numpy().ravel() / scale - slope) / np.linalg.norm(slope))
-    print(
-        f"chi2/2 of one image: ours {float(loss[0].detach()):.3f}, eht-imaging {wanted:.3f}; gradients differ by {turn:.1e}"
-    )
+    print(f"chi2/2 of one image: {float(loss[0].detach()):.3f}, eht-imaging {wanted:.3f}; gradients: {turn:.1e} apart")
     if gap > 1e-3 or turn > 1e-3:
         sys.exit("the two do not compute the same thing")
     ms = race({"ours, 16 images": mine, "eht-imaging, 1 image": lambda: both(images[0].ravel())}, 31, 2, 3)

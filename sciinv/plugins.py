@@ -36,6 +36,7 @@ class Domain:
     simulate : ``(source, out, options) -> path``: measurements from an image.
     demo : ``(folder) -> path``: an embedded measurement file made from a phantom.
     describe, validate : ``(path, *, format, **reader_options)`` for ``sciinv info`` and ``sciinv validate``.
+    default_prior : name of the embedded prior; empty where there is none.
     calibration : a file of `sciinv.calibration.Calibration` learned for ``default_prior``, where there is one.
     """
 

@@ -21,7 +21,7 @@ from sciinv.errors import InputError
 from sciinv.io.limits import check_claim, check_file, reading, starts_with
 
 BLOCK, CARD = 2880, 80
-MAX_HDUS, MAX_HEADER = 256, 8 << 20
+MAX_HDUS, MAX_HEADER = 256, 2 << 20
 _TYPES = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?$")
 

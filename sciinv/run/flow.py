@@ -169,6 +169,8 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
     }
     options: Any = build(domain.options, values, f"options of {domain.name}")
     prior_name = config.prior or domain.default_prior
+    if not prior_name:
+        raise UsageError(f"{domain.name} comes with no prior", hint="--prior FILE; `sciinv train` makes one")
     prior = load_prior(prior_name).eval().requires_grad_(False)
     prior_facts = _prior_facts(prior, prior_name, config.record_names, scrub)
     sha256 = prov.file_hash(file)

@@ -59,7 +59,10 @@ def average(obs: Observation, over: float | Literal["scan", "none"] = "scan", ga
     elif over == "none":
         cell = moments(obs)
     else:
-        step = np.floor((obs.time - obs.time.min()) * 3600 / float(over)).astype(np.int64)
+        start = np.full(int(scan.max()) + 1, np.inf)
+        np.minimum.at(start, scan, obs.time)
+        # a hundredth of an interval of slack: times are rounded to single-precision days
+        step = np.floor((obs.time - start[scan]) * 3600 / float(over) + 0.01).astype(np.int64)
         cell = scan * (int(step.max()) + 1) + step
     flip = obs.a > obs.b
     a, b = np.minimum(obs.a, obs.b), np.maximum(obs.a, obs.b)

@@ -62,10 +62,9 @@ def write_uvfits(path: str | os.PathLike[str], obs: Observation) -> Path:
         zero, zero,
     ]  # fmt: skip
     scales = [scale] * 3 + [1.0] * 6
-    groups = fits.GroupData(
-        data, bitpix=-32, parnames=names, pardata=[np.asarray(v, np.float32) for v in values],
-        bscale=1.0, bzero=0.0, parbscales=scales, parbzeros=[0.0] * 9,
-    )  # fmt: skip
+    # stored numbers go in as they are; astropy would divide by scales that it is told of
+    raw = [np.asarray(v, np.float32) for v in values]
+    groups = fits.GroupData(data, bitpix=-32, parnames=names, pardata=raw)
     main = fits.GroupsHDU(groups)
     for number, (name, value, step) in enumerate(
         [
@@ -76,7 +75,7 @@ def write_uvfits(path: str | os.PathLike[str], obs: Observation) -> Path:
     ):  # fmt: skip
         for key, content in (("CTYPE", name), ("CRVAL", value), ("CDELT", step), ("CRPIX", 1.0)):
             main.header[f"{key}{number}"] = content
-    for i, factor in enumerate(scales, 1):  # astropy leaves scales out that it applied itself
+    for i, factor in enumerate(scales, 1):
         main.header[f"PSCAL{i}"], main.header[f"PZERO{i}"] = factor, 0.0
     day_one = (MJD_ZERO + timedelta(obs.mjd)).isoformat()
     cards: dict[str, Any] = {

@@ -1,0 +1,244 @@
+"""From a file to a problem: units, options, calibration of chi-squared, degeneracies, samplers that run on it."""
+
+import dataclasses as dc
+
+import numpy as np
+import pytest
+import torch
+from sciinv_vlbi import DOMAIN
+from sciinv_vlbi.averaging import average
+from sciinv_vlbi.demo import demo
+from sciinv_vlbi.io import read, write_image
+from sciinv_vlbi.observation import MICRO_ARCSECOND
+from sciinv_vlbi.options import VLBIOptions
+from sciinv_vlbi.problem import problem
+from sciinv_vlbi.simulate import measure, phantom, read_array, simulate
+from vlbi_files import FOV, SIDE, crescent, track
+
+from sciinv.cli import main
+from sciinv.config import build
+from sciinv.errors import InputError, UsageError
+from sciinv.priors.random_field import RandomFieldPrior
+from sciinv.rng import Rng
+from sciinv.samplers import METHODS
+from sciinv.samplers.base import sample
+
+SMALL = VLBIOptions(npix=SIDE, fov=FOV, flux=0.6, systematic=0.0, short="keep", snr_min=0.0)
+PIXEL = FOV / SIDE * MICRO_ARCSECOND
+TRUTH = 0.6 * phantom(SIDE, FOV)
+
+
+def state(p, image=TRUTH):
+    return torch.from_numpy((image / p.meta["scale"])[None, None].astype(np.float32))
+
+
+PRODUCTS = [("vis",), ("vis", "flux"), ("amp", "cphase"), ("cphase", "logcamp"), ("bispectrum",),
+            ("cphase", "logcamp", "flux", "centroid")]  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", PRODUCTS, ids="-".join)
+def test_the_truth_has_chi_squared_one(chosen):
+    gain, phases = not {"vis", "amp", "bispectrum"} & set(chosen), "vis" not in chosen
+    options = dc.replace(SMALL, products=chosen, centroid_error=20.0)
+    ratio = []
+    for seed in range(6):
+        obs = crescent(track(tint=2000.0), seed=seed, gain=0.1 * gain, phases=phases)
+        p = problem(obs, 0, options)
+        ratio.append(float(p.chi2(state(p))[0]) / p.n_data)
+    spread = 3 * np.sqrt(2 / (6 * p.n_data))
+    # bispectra of one station set share baselines: their chi-squared has the right mean and more scatter
+    assert np.mean(ratio) == pytest.approx(1.0, abs=spread * (3 if "bispectrum" in chosen else 1) + 0.03)
+    assert p.meta["units"] == "Jy/pixel" and [*p.meta["products"]] == list(chosen)
+    assert sum(b - a for a, b in p.meta["products"].values()) == len(p.y)
+
+
+def test_the_likelihood_has_its_factor_one_half():
+    p = problem(crescent(), 0, SMALL)
+    x, far = state(p), state(p, 0.6 * phantom(SIDE, FOV, diameter=30.0))
+    gap = p.log_likelihood(x) - p.log_likelihood(far)
+    assert float(gap[0]) == pytest.approx(0.5 * float(p.chi2(far)[0] - p.chi2(x)[0]), rel=1e-5)
+
+
+def test_closures_do_not_see_position_or_flux_and_pins_do():
+    p = problem(crescent(), 0, dc.replace(SMALL, products=("cphase", "logcamp")))
+    x = state(p)
+    moved, brighter = x.roll((2, -1), (-2, -1)), 1.5 * x
+    for other in (moved, brighter):
+        assert float((p.operator(other) - p.operator(x)).abs().max()) < 0.3 < float(p.operator(x).abs().max())
+    pinned = problem(crescent(), 0, dc.replace(SMALL, products=("cphase", "logcamp", "flux", "centroid")))
+    assert float(pinned.chi2(moved) - pinned.chi2(x)) > 5 and float(pinned.chi2(brighter) - pinned.chi2(x)) > 20
+    turned = x.flip((-2, -1))
+    alone = problem(crescent(), 0, dc.replace(SMALL, products=("logcamp",)))
+    assert float((alone.operator(turned) - alone.operator(x)).abs().max()) < 0.3  # amplitudes cannot tell; phases can
+    assert float(p.chi2(turned)) > 2 * float(p.chi2(x))
+
+
+def test_units_do_not_depend_on_the_grid():
+    values = []
+    for n in (32, 64):
+        p = problem(crescent(), 0, dc.replace(SMALL, npix=n))
+        values.append(state(p, 0.6 * phantom(n, FOV)).max())
+    assert float(values[0]) == pytest.approx(float(values[1]), rel=0.1) and 0.2 < float(values[0]) < 5
+
+
+def test_extended_flux_and_short_baselines():
+    obs = crescent(track(tint=2000.0), noise=1.0)
+    wide = 250.0
+    extra = 0.5 * np.exp(-((np.pi * wide * MICRO_ARCSECOND * obs.distance) ** 2) / (4 * np.log(2)))
+    obs = dc.replace(obs, vis=obs.vis + extra)
+    rules = {
+        rule: problem(obs, 0, dc.replace(SMALL, short=rule, extended_fwhm=wide, products=("vis",)))
+        for rule in ("keep", "drop", "component")
+    }
+    chi2 = {rule: float(p.chi2(state(p))[0]) / p.n_data for rule, p in rules.items()}
+    assert chi2["keep"] > 10 and chi2["drop"] < 1.3 and chi2["component"] < 1.3
+    assert len(rules["drop"].y) < len(rules["keep"].y)
+    full = problem(obs, 0, dc.replace(SMALL, short="component", extended_fwhm=wide, products=("amp", "cphase")))
+    assert float(full.chi2(state(full))[0]) / full.n_data < 1.3
+    guess = problem(obs, 0, dc.replace(SMALL, flux=0.0, short="drop"))
+    assert guess.meta["flux"] == pytest.approx(1.1, abs=0.02) and "short baselines" in guess.meta["warnings"][0]
+    with pytest.raises(UsageError, match="share of the flux"):
+        problem(obs, 0, dc.replace(SMALL, flux=0.0, short="scale"))
+
+
+def test_sigma_from_a_model_image(tmp_path):
+    obs = crescent(gain=0.3, phases=True)
+    write_image(tmp_path / "model.fits", TRUTH, PIXEL)
+    p, q = (problem(obs, 0, dc.replace(SMALL, sigma_image=image)) for image in (None, tmp_path / "model.fits"))
+    clean = problem(crescent(noise=1e-4), 0, SMALL)
+    assert len(p.y) == len(q.y) and not torch.allclose(p.y, q.y)
+    # without gains in the errors the whitened noise is that of the clean observation up to its scale of noise
+    assert clean.meta["n_cphase"] == q.meta["n_cphase"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"products": ("vis", "amp")}, {"products": ("flux",)}, {"products": ()}, {"products": ("cphase", "cphase")},
+        {"products": ("bispectrum", "cphase")}, {"npix": 1}, {"flux_error": 0.0}, {"fov": float("nan")},
+        {"snr_min": -1.0},
+    ],
+)  # fmt: skip
+def test_impossible_options_are_refused(change):
+    with pytest.raises(UsageError):
+        problem(crescent(), 0, dc.replace(SMALL, **change))
+
+
+def test_options_come_from_the_command_line():
+    options = build(VLBIOptions, {"products": ["amp", "cphase"], "average": 30, "short": "scale"}, "x")
+    assert options.products == ("amp", "cphase") and options.average == 30.0
+    with pytest.raises(UsageError, match="products"):
+        build(VLBIOptions, {"products": ["phase"]}, "x")
+
+
+def test_two_stations_have_no_closures():
+    obs = crescent()
+    pair = obs.rows((obs.a == 0) & (obs.b == 4))
+    with pytest.raises(InputError, match="no triangle"):
+        problem(pair, 0, SMALL)
+    with pytest.raises(InputError, match="one item"):
+        problem(obs, 1, SMALL)
+    assert len(problem(pair, 0, dc.replace(SMALL, products=("vis",))).y) == len(pair)
+
+
+SETTINGS = {
+    "pnpdm": {"start": "noise", "anneal": 3, "stationary": 1, "inner": 2, "kernel": "mala"},
+    "dps": {"steps": 4},
+    "daps": {"steps": 3, "inner": 2, "ode_steps": 1, "kernel": "hmc"},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_samplers_run_on_closures(name):
+    p = problem(crescent(), 0, dc.replace(SMALL, npix=16))
+    prior = RandomFieldPrior((16, 16), std=0.3)
+    out = sample(METHODS[name](**SETTINGS[name]), p, prior, [0, 1], 5)
+    assert out.x.shape == (2, 1, 16, 16) and bool(torch.isfinite(out.x).all())
+
+
+def test_visibilities_alone_are_drawn_exactly():
+    """The draw through the row space has the mean and the spread of the dense posterior."""
+    # without systematic noise the largest signal-to-noise ratio is beyond single precision (docs/vlbi.md)
+    p = problem(crescent(), 0, dc.replace(SMALL, npix=8, fov=96.0, products=("vis",), systematic=0.02))
+    assert p.linear.has_svd()
+    x = torch.zeros(4000, 1, 8, 8)
+    z, _ = p.draw(x, 0.5, Rng(3, range(4000)))
+    a = p.linear.as_matrix()
+    precision = a.T @ a + torch.eye(64, dtype=a.dtype) / 0.25
+    y = torch.view_as_real(p.y).flatten().double()
+    mean, cov = torch.linalg.solve(precision, a.T @ y), torch.linalg.inv(precision)
+    flat = z.flatten(1).double()
+    assert float(((flat.mean(0) - mean) / cov.diagonal().sqrt()).abs().max()) < 6 / np.sqrt(4000) * 1.2
+    assert float((torch.cov(flat.T) - cov).norm() / cov.norm()) < 0.1
+
+
+def test_simulation_follows_its_settings(tmp_path):
+    write_image(tmp_path / "a.fits", TRUTH, PIXEL)
+    path = simulate(tmp_path / "a.fits", tmp_path / "a.uvfits", gain=0.0, phases=False, seed=3, npix=SIDE)
+    obs = read(path)
+    p = problem(obs, 0, dc.replace(SMALL, products=("vis",)))
+    assert float(p.chi2(state(p))[0]) / p.n_data == pytest.approx(1.0, abs=0.2)
+    again = read(simulate(tmp_path / "a.fits", tmp_path / "b.uvfits", coverage=path, seed=4, npix=SIDE, fov=FOV))
+    np.testing.assert_allclose(again.uv, obs.uv, rtol=1e-6)
+    assert not np.allclose(np.angle(again.vis), np.angle(obs.vis), atol=0.5)  # random phases
+    table = tmp_path / "array.txt"
+    table.write_text("#NAME X Y Z SEFD\nAA 2225060 -5440059 -2481681 74\nLM -768715 -5988507 2063354 4500\n")
+    assert [s.name for s in read_array(table)] == ["AA", "LM"]
+    assert len(read(simulate("phantom", tmp_path / "c.uvfits", array=table, hours=3.0)).stations) == 2
+    table.write_text("AA 1 2\n")
+    with pytest.raises(InputError, match="array table"):
+        read_array(table)
+    for bad in ({"gain": -1.0}, {"npix": 1}, {"array": table, "coverage": path}, {"dec": 91.0}):
+        with pytest.raises(UsageError):
+            simulate("phantom", tmp_path / "d.uvfits", **bad)
+
+
+def test_thermal_noise_has_the_stated_level():
+    obs = track()
+    draws = np.array([measure(obs, TRUTH, PIXEL, seed=s).vis for s in range(200)])
+    z = (draws - draws.mean(0)) / obs.sigma
+    assert z.real.std() == pytest.approx(1, abs=0.02) and z.imag.std() == pytest.approx(1, abs=0.02)
+
+
+def test_demo_and_command_line(tmp_path, capsys):
+    path = demo(tmp_path)
+    assert path.read_bytes() == demo(tmp_path / "again").read_bytes()
+    assert main(["info", str(path), "--json"]) == 0 and '"domain": "vlbi"' in capsys.readouterr().out
+    assert main(["validate", str(path)]) == 0
+    assert main(["simulate", "vlbi", "phantom", "-o", str(tmp_path / "s.uvfits"), "--set", "vlbi.hours=2"]) == 0
+    capsys.readouterr()
+    assert main(["reconstruct", str(path), "-o", str(tmp_path / "out")]) == 2
+    assert "comes with no prior" in capsys.readouterr().err
+    assert DOMAIN.items(read(path)) == 1
+
+
+def test_real_night_reconstructs_to_files(tmp_path):
+    """The writer, fed by hand: maps in Jy per pixel with a celestial frame."""
+    from astropy.io import fits
+    from sciinv_vlbi.write import write
+
+    from sciinv.results import ItemResult
+
+    obs = crescent()
+    x = torch.rand(3, 1, 8, 8)
+    summary = {"mean": x.mean(0), "std": x.std(0), "lower": x[0], "upper": x[1]}
+    empty = {f.name: None for f in dc.fields(ItemResult)}
+    result = ItemResult(**(empty | {"item": 0, "samples": x, "summary": summary, "meta": {"pixel_uas": 16.0}}))
+    context = type("Context", (), {"method": "pnpdm"})()
+    paths = write(tmp_path, obs, [result], context)
+    assert [path.name for path in paths] == ["mean.fits", "std.fits", "lower.fits", "upper.fits", "samples.fits"]
+    with fits.open(tmp_path / "samples.fits") as file:
+        assert file[0].data.shape == (3, 8, 8) and file[0].header["BUNIT"] == "JY/PIXEL"
+        np.testing.assert_allclose(file[0].data[:, ::-1], x[:, 0].numpy())
+
+
+@pytest.mark.realdata
+def test_m87_is_a_problem(real_data):
+    path = real_data / "vlbi" / "m87_2017" / "SR1_M87_2017_101_lo_hops_netcal_StokesI.uvfits"
+    obs = read(path)
+    p = problem(obs, 0, VLBIOptions(flux=0.6))
+    assert len(average(obs)) == 216 and p.meta["visibilities"] == 189 and p.meta["n_cphase"] > 85
+    image = 0.6 * phantom(64, 128.0)
+    blob = 0.6 * phantom(64, 128.0, diameter=1.0, width=20.0)
+    ring, point = (float(p.chi2(state(p, i))[0]) / p.n_data for i in (image, blob))
+    assert ring < point
