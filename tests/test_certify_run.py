@@ -17,7 +17,7 @@ from sciinv.certify.measure import measure
 from sciinv.certify.settings import Budget
 from sciinv.certify.stream import OneStream
 from sciinv.cli import main
-from sciinv.samplers import DPS, METHODS, MMPS, sample
+from sciinv.samplers import DPS, METHODS, MMPS, PnPDM, sample
 from sciinv.samplers.base import State
 from sciinv.samplers.smc import Population
 
@@ -223,7 +223,7 @@ def test_files(certificate, tmp_path: Path) -> None:
 def test_calibration_is_part_of_the_full_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SIMULATIONS", {False: 60, True: 20})
     monkeypatch.setattr("sciinv.certify.settings.GROWTH", {False: (0.1, 0.2)})
-    found = run.certify({"mmps": MMPS}, False, references={"gaussian": [references.gaussian_dense()]})
+    found = run.certify({"pnpdm": PnPDM}, False, references={"gaussian": [references.gaussian_dense()]})
     (row,) = found.calibrations
     assert row.simulations == 60 and 0 <= row.sbc_p <= 1 and row.tarp_limit > row.tarp
     assert "60 x 63" in table.markdown(found, table.document(found))

@@ -47,6 +47,7 @@ def methods(
 
     heads = "method family technique nonlinear noise backward calls covers claim what it claims".split(" ", 9)
     table = Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.columns[0].no_wrap = True  # a name is there to be copied
     for key, card in cards.items():
         answers = ("yes" if card[k] else "no" for k in ("nonlinear", "noise", "backward"))
         measured = card["measured"] or {}
@@ -54,7 +55,10 @@ def methods(
         table.add_row(
             key, card["family"], card["technique"], *answers, calls, covers, measured.get("outcome", ""), card["claims"]
         )
-    Console(width=None, highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:  # a pipe has no width of its own
+        console.width = 150
+    console.print(table)
     typer.echo(
         "\nAll work on pixels with a known operator: none is blind, latent or text-guided. noise: its level is used.\n"
         "backward: the network is differentiated, which takes several times the memory. calls, covers: network calls\n"
