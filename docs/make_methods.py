@@ -31,7 +31,8 @@ def page(name: str) -> str:
     cls = METHODS[name]
     about, body = describe(cls), load().get(name)
     lines = [f"# {name}", "", f"{about['claims'][0].upper()}{about['claims'][1:]}.", ""]
-    lines += [f"*{family(cls)} family, {cls.technique}; {cls.paper}. Needs: {', '.join(about['requires']) or 'any problem'}.*", ""]
+    needs = ", ".join(about["requires"]) or "any problem"
+    lines += [f"*{family(cls)} family, {cls.technique}; {cls.paper}. Needs: {needs}.*", ""]
     lines += [_prose(inspect.getdoc(sys.modules[cls.__module__]) or ""), "", "## Settings", ""]
     lines += _table(
         ("setting", "default", "meaning"),
