@@ -156,7 +156,8 @@ class _Folded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        return _unfolded(g, *ctx.saved_tensors, ctx.size), None, None
+        cosine, sine = ctx.saved_tensors
+        return _unfolded(g, cosine, sine, ctx.size), None, None
 
 
 def _unfolded(y: Tensor, cosine: Tensor, sine: Tensor, size: int) -> Tensor:
