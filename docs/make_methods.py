@@ -74,7 +74,7 @@ def page(name: str) -> str:
 def overview() -> str:
     """One row a method, one column a problem: error over floor, coverage of a 90 % interval, calls."""
     rows: list[tuple[str, ...]] = []
-    for name, cls in METHODS.items():
+    for name, cls in sorted(METHODS.items(), key=lambda item: (family(item[1]), item[0])):
         body = load().get(name)
         records = {} if body is None else default_records(body)
         cells = (_cell(records[key]) if key in records else "" for key in COLUMNS)
