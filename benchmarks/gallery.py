@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 
 def truth(data: Path | None) -> Tensor:
-    """The slice, its 99th percentile at one."""
+    """The magnitude of the slice, its 99th percentile at one; the prior knows images without their smooth phase."""
     if data is None:
         from sciinv_mri.phantom import head
 
@@ -51,7 +51,7 @@ def truth(data: Path | None) -> Tensor:
         from mri_real import read, reference_image
 
         image = reference_image(read(data))
-    return image.to(C64) / torch.quantile(image.abs(), 0.99)
+    return (image.abs() / torch.quantile(image.abs(), 0.99)).to(C64)
 
 
 def problems(image: Tensor) -> dict[str, Problem]:
