@@ -201,6 +201,14 @@ def test_a_budget_that_would_take_too_long_is_left_out(monkeypatch: pytest.Monke
     assert "took" in found.skipped["dps"]["ring, 200 steps"]
 
 
+@pytest.mark.parametrize(("patience", "most"), [(1e-9, 1), (1e9, 2)])
+def test_patience_is_in_the_hands_of_the_caller(monkeypatch: pytest.MonkeyPatch, patience: float, most: int) -> None:
+    other = 1 / patience  # what would be allowed otherwise gives the other answer
+    monkeypatch.setattr(run, "PATIENCE", {True: (other, other)})
+    found = run.certify({"dps": DPS}, True, references={"ring": [references.ring()]}, patience=patience)
+    assert len(found.records) == most
+
+
 def test_nonlinear_reference_is_measured_against_quadrature() -> None:
     row = measure(Budget("b", DPS(steps=40), 200), [references.banana()])
     assert row.over_floor > 3 and row.coverage_90 < 0.6  # dps ignores the noise level
@@ -225,6 +233,7 @@ def test_calibration_is_part_of_the_full_certificate(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sciinv.certify.settings.GROWTH", {False: (0.1, 0.2)})
     found = run.certify({"pnpdm": PnPDM}, False, references={"gaussian": [references.gaussian_dense()]})
     (row,) = found.calibrations
+    assert "rho_min 0.02" in row.budget  # a fifteenth of the reference's noise level, not the default width
     assert row.simulations == 60 and 0 <= row.sbc_p <= 1 and row.tarp_limit > row.tarp
     assert "60 x 63" in table.markdown(found, table.document(found))
 

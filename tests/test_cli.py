@@ -118,6 +118,11 @@ def test_methods_come_from_the_registry(capsys) -> None:
     for card in cards.values():
         assert card["claims"] and card["paper"] and card["fields"]
         assert all(field["about"] for field in card["fields"].values()), card["name"]
+    yes = {k: {n for n, card in cards.items() if card[k]} for k in ("nonlinear", "noise", "backward")}
+    assert {"pnpdm", "dps", "dsg"} <= yes["nonlinear"] and not {"mmps", "ddrm", "smcdiff"} & yes["nonlinear"]
+    assert {"pnpdm", "mmps", "ddnm_plus"} <= yes["noise"] and not {"ddnm", "repaint", "mcg"} & yes["noise"]
+    assert {"pnpdm", "mmps", "dps", "mcg"} <= yes["backward"] and not {"dds", "ddrm", "daps"} & yes["backward"]
+    assert cards["mmps"]["measured"]["outcome"] == "held" and cards["mmps"]["measured"]["network_calls"] == 100
     code, stdout, _ = call(capsys, "methods", "pnpdm")
     assert code == 0 and "rho_min=" in stdout and "paper" in stdout
     assert all(name in call(capsys, "methods")[1] for name in METHODS)

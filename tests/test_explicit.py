@@ -8,11 +8,13 @@ from dense_law import dense_law
 from scipy.special import dawsn
 from stepwise import stepwise_law
 from support import gaussian_problem
+from torch import Tensor
 
 from sciinv.errors import UsageError
 from sciinv.generic.dense import Dense
 from sciinv.noise import Gaussian
-from sciinv.prior import Counted
+from sciinv.operator import Space
+from sciinv.prior import Counted, Prior
 from sciinv.priors.gaussian import GaussianPrior
 from sciinv.problem import Problem
 from sciinv.rng import Rng
@@ -34,6 +36,34 @@ def error(sampler, problem: Problem, prior: GaussianPrior, draws: int = 1) -> tu
 
 
 # --- moment matching -------------------------------------------------------------------------------------------------
+
+
+class Turning(Prior):
+    """A denoiser whose Jacobian is far from symmetric, ``D = x B^T``; nothing of the kind is a posterior mean."""
+
+    def __init__(self, symmetric: float):
+        super().__init__()
+        self.space, self.sigma_min, self.sigma_max = Space((1, 2), torch.float64), 0.01, 10.0
+        self.b = torch.tensor([[symmetric, 1.0], [-1.0, symmetric]], dtype=torch.float64)
+
+    def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x @ self.b.T
+
+
+@pytest.mark.parametrize("symmetric", [0.01, 0.2, 20.0])
+def test_mmps_cuts_an_update_that_would_raise_the_misfit(symmetric: float) -> None:
+    a = Dense(torch.tensor([[1.0, 0.3], [0.0, 1.0]], dtype=torch.float64), (1, 2))
+    y = torch.tensor([1.0, -0.5], dtype=torch.float64)
+    problem, prior, t = Problem(y, a, Gaussian(0.1)), Counted(Turning(symmetric)), 0.5
+    x = Rng(0, range(50)).normal((1, 2), torch.float64)
+    d_y, d, info = MMPS(cg_iterations=1).posterior_mean(problem, prior, x, t, Rng(0, range(50)))
+    before, after = ((y - a(v)).norm(dim=1) for v in (d, d_y))
+    assert (after <= before * (1 + 1e-9)).all()
+    cut = info["kept"] < 1
+    assert cut.any() == (symmetric < 10)  # a symmetric part that rules needs no cut
+    # where it was cut the misfit is least along the update: no other length does better
+    step = (d_y - d)[cut] / info["kept"][cut].clamp_min(1e-12)[:, None, None]
+    assert all(((y - a(d[cut] + f * step)).norm(dim=1) >= after[cut] - 1e-9).all() for f in (0.0, 0.1, 0.3, 1.0))
 
 
 def test_mmps_is_exact_on_gaussians_and_its_error_falls_as_one_over_steps() -> None:

@@ -37,6 +37,14 @@ def test_residual_and_iterations_are_honest():
     assert (short.iterations[1:] == 3).all() and (short.residual[1:] > 1e-12).all()
 
 
+@pytest.mark.parametrize("max_iter", [1, 3, 200])
+def test_the_residual_vector_is_that_of_the_solution(max_iter):
+    m, b = problem()
+    m[0] = -m[0]  # no positive curvature: the sample is frozen at its start
+    out = cg(apply(m), b, tol=1e-6, max_iter=max_iter)
+    assert torch.allclose(out.r, b - apply(m)(out.x), atol=1e-9) and torch.equal(out.r[0], b[0])
+
+
 @pytest.mark.parametrize("check_every", [1, 7, 50])
 def test_a_sample_stops_on_its_own_in_any_batch(check_every):
     m, b = problem(dtype=torch.float32)
