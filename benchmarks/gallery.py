@@ -31,6 +31,7 @@ from sciinv.generic.phase_retrieval import PhaseRetrieval
 from sciinv.generic.resample import BlockAverage
 from sciinv.io.atomic import atomic_path
 from sciinv.noise import Gaussian
+from sciinv.prior import Prior
 from sciinv.priors.checkpoint import load_prior
 from sciinv.problem import Problem
 from sciinv.rng import Rng
@@ -86,9 +87,8 @@ def worked(method: type[Sampler], work: float) -> Sampler:
     return method(**{k: max(2, round(fields[k] * work)) for k in WORK if k in fields and isinstance(fields[k], int)})
 
 
-def run(sampler: Sampler, problem: Problem, image: Tensor, n: int) -> tuple[Row, Tensor | None]:
+def run(sampler: Sampler, problem: Problem, prior: Prior, image: Tensor, n: int) -> tuple[Row, Tensor | None]:
     """One row of the table, and the posterior mean."""
-    prior = load_prior("brain_mri").eval().requires_grad_(False).at(tuple(image.shape))
     start = time.process_time()
     try:
         out = sample(sampler, problem, prior, n, seed=0)
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for gallery.csv and gallery.png")
     args = parser.parse_args()
     image = truth(args.data)
+    prior = load_prior("brain_mri").eval().requires_grad_(False).at(tuple(image.shape))
     rows: list[Row] = []
     means: dict[tuple[str, str], Tensor] = {}
     for kind, problem in problems(image).items():
@@ -156,7 +157,7 @@ def main() -> None:
         for name in args.methods:
             for work in args.work:
                 n = args.particles if is_population(METHODS[name]) else args.samples
-                row, mean = run(worked(METHODS[name], work), problem, image, n)
+                row, mean = run(worked(METHODS[name], work), problem, prior, image, n)
                 rows.append({"problem": kind, "method": name, "work": work, **row})
                 if mean is not None:
                     means[name, kind] = mean

@@ -87,6 +87,10 @@ class Observed(NamedTuple):
         rest = data.outside / sigma**2 + alone * math.log(2 * math.pi * sigma**2)
         return cls(data.V, inverse * uy, tau, -data.multiplicity * log_s - 0.5 * rest, data.multiplicity)
 
+    def gap(self, x: Tensor) -> Tensor:
+        """``o - V^H x`` where something is seen of the states ``x``, else zero; in spectral coordinates."""
+        return torch.where(self.tau.isfinite(), self.o - self.V.adjoint(x), 0.0)
+
     def log_normal(self, offset: Tensor, variance: Tensor, where: Tensor | None = None) -> Tensor:
         """``sum log N(offset; 0, variance)`` over the coordinates that are observed and in ``where``, ``(n,)``."""
         keep = self.tau.isfinite() if where is None else self.tau.isfinite() & where

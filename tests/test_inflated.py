@@ -18,7 +18,6 @@ from sciinv.operator import Identity, Scaled, Space, to_real
 from sciinv.problem import Problem
 from sciinv.rng import Rng
 from sciinv.samplers.exact.inflated import inflated_residual, log_inflated, rho_correction
-from sciinv.samplers.exact.observed import observe
 
 G = torch.Generator().manual_seed(5)
 WIDE = torch.randn(3, 6, generator=G, dtype=torch.float64)
@@ -84,23 +83,23 @@ def test_single_precision_far_from_the_data() -> None:
 def test_data_are_decomposed_once_a_problem() -> None:
     problem, _ = gaussian_problem()
     x = Rng(0, [0, 1]).normal((1, 6), torch.float64)
-    want, seen = log_inflated(problem, x, 0.4), observe(problem)
+    want, seen = log_inflated(problem, x, 0.4), problem.observed
     again = pickle.loads(pickle.dumps(problem))
-    assert torch.equal(log_inflated(again, x, 0.4), want) and torch.equal(observe(again).o, seen.o)
+    assert torch.equal(log_inflated(again, x, 0.4), want) and torch.equal(again.observed.o, seen.o)
     # the cache belongs to these data: others have their own
     for other in (dc.replace(problem, y=problem.y + 1), dc.replace(problem, noise=Gaussian(0.6))):
         fresh = Problem(other.y, other.operator, other.noise)
         assert torch.equal(log_inflated(other, x, 0.4), log_inflated(fresh, x, 0.4))
         assert not torch.allclose(log_inflated(other, x, 0.4), want)
-        one, two = observe(other), observe(fresh)
+        one, two = other.observed, fresh.observed
         assert torch.equal(one.o, two.o) and torch.equal(one.tau, two.tau)
         assert not (torch.equal(one.o, seen.o) and torch.equal(one.tau, seen.tau))
     calls = []
     problem.linear.register_forward_hook(lambda *_: calls.append(1))
-    log_inflated(problem, x, 0.9), observe(problem), rho_correction(problem, x, 0.1)
+    log_inflated(problem, x, 0.9), problem.observed, rho_correction(problem, x, 0.1)
     assert not calls
     fresh = dc.replace(problem)
-    log_inflated(fresh, x, 0.9), observe(fresh), rho_correction(fresh, x, 0.1)
+    log_inflated(fresh, x, 0.9), fresh.observed, rho_correction(fresh, x, 0.1)
     assert len(calls) == 1  # y - U U^H y
 
 

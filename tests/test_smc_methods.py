@@ -7,6 +7,7 @@ import torch
 from known import sliced_w1
 from support import gaussian_problem
 
+from sciinv import spectral
 from sciinv.certify.stream import OneStream
 from sciinv.errors import MismatchError, UsageError
 from sciinv.generic.codec import ChannelsToComplex
@@ -19,8 +20,6 @@ from sciinv.priors.mixture import MixturePrior, grid_mixture
 from sciinv.problem import Problem
 from sciinv.rng import Rng
 from sciinv.samplers import METHODS, sample
-from sciinv.samplers.exact import observed
-from sciinv.samplers.exact.observed import observe
 from sciinv.samplers.exact.twisted import Twisted
 from sciinv.samplers.smc import Population
 from sciinv.samples import Samples
@@ -116,7 +115,7 @@ def test_observed_coordinates_give_the_likelihood(kind: str) -> None:
     dtype = torch.complex128 if op.codomain.dtype.is_complex else F64
     problem = Problem(Rng(0, [0]).normal(op.codomain.shape, dtype)[0], op, Gaussian(0.3))
     x = Rng(1, [0, 1, 2]).normal(op.domain.shape, F64)
-    seen = observe(problem)
+    seen = problem.observed
     got = seen.constant + seen.log_normal(seen.o - seen.V.adjoint(x), seen.tau.square())
     assert torch.allclose(got, problem.log_likelihood(x), rtol=1e-6, atol=1e-6)
 
@@ -191,14 +190,14 @@ def test_evidence_of_the_mixture(name: str) -> None:
 
 
 def test_control_evidence_sees_a_lost_term(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = observed.Observed.log_normal
+    real = spectral.Observed.log_normal
 
     def at_pins(self, offset, variance, where=None):
         # leave out the determinants, as where only squared residuals are compared
         dropped = real(self, torch.zeros_like(offset), variance, where)
         return real(self, offset, variance, where) - 0.5 * dropped
 
-    monkeypatch.setattr(observed.Observed, "log_normal", at_pins)
+    monkeypatch.setattr(spectral.Observed, "log_normal", at_pins)
     for name in ("mcgdiff", "smcdiff"):
         mean, error = evidence(name, *gaussian(mask=name == "smcdiff"), n=256, runs=8, steps=40)
         assert abs(mean - 1) > 3 * error + 0.02, name

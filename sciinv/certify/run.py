@@ -26,7 +26,7 @@ from sciinv.samplers.base import Sampler
 
 GATED = ("gaussian", "overlap")  # references that verdicts look at first: worth more patience
 PATIENCE = {True: (4.0, 60.0), False: (1200.0, 3600.0)}  # CPU seconds a budget may take, on others and on gated ones
-CALIBRATED_ON = {False: ("gaussian", "overlap"), True: ("gaussian",)}  # the same, and what it takes
+CALIBRATED_ON = {False: ("gaussian", "overlap"), True: ("gaussian",)}  # a population takes minutes for each
 EVIDENCE_ON = {True: ("gaussian",), False: ("gaussian", "overlap", "inpaint")}
 RUNS = {True: 16, False: 64}  # that an evidence is averaged over
 COUPLING, NARROW = ("rho_min", "eta_min"), 15  # widths, and what part of the noise level SBC and TARP give them

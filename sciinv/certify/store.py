@@ -6,14 +6,12 @@ each says with which command, versions and date it was made. Reading needs no to
 
 from __future__ import annotations
 
-import dataclasses as dc
 import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sciinv import provenance
 from sciinv.io.atomic import write_text
 
 if TYPE_CHECKING:
@@ -22,32 +20,28 @@ if TYPE_CHECKING:
 SCHEMA = 1
 FOLDER = Path(__file__).parent / "stored"
 DIGITS = 5  # significant digits of a stored number: the errors carry two or three
+PARTS = ("verdicts", "evidences", "calibrations", "records")
 VERSIONS = ("sciinv", "torch", "numpy")
 SHOWN = {"gaussian": "Gaussian", "overlap-d8-m2": "overlapping mixture", "inpaint-d8-m2": "masked mixture"}
 
 
 def save(certificate: Certificate, folder: Path = FOLDER, argv: Sequence[str] | None = None) -> list[Path]:
     """Write ``NAME.json`` of every method in the certificate, each atomically."""
-    environment = provenance.environment()
-    head = {
-        "schema": SCHEMA,
-        "command": " ".join(provenance.arguments(provenance.Scrubber(), argv)),
-        "date": provenance.now(),
-        "versions": {"python": environment["python"], **{k: environment["packages"].get(k) for k in VERSIONS}},
-        "cpu": environment["cpu"],
-    }
+    from sciinv.certify.table import document  # what measures imports torch, what quotes does not
+
+    whole = document(certificate, argv)
+    environment = whole["environment"]
+    versions = {"python": environment["python"], **{k: environment["packages"].get(k) for k in VERSIONS}}
     paths = []
-    for name, skipped in certificate.skipped.items():
-
-        def own(rows: Sequence[Any], name: str = name) -> list[dict[str, Any]]:
-            return [dc.asdict(row) for row in rows if row.method == name]
-
+    for name, skipped in whole["skipped"].items():
+        own = {key: [row for row in whole[key] if row["method"] == name] for key in PARTS}
+        records = own.pop("records")
         body = {
-            "method": name, **head, "verdicts": own(certificate.verdicts), "evidences": own(certificate.evidences),
-            "calibrations": own(certificate.calibrations), "skipped": skipped,
+            "method": name, "schema": SCHEMA, "command": whole["command"], "date": whole["date"], "versions": versions,
+            "cpu": environment["cpu"], **own, "skipped": skipped,
         }  # fmt: skip
         # one line a record keeps the file small and its changes readable
-        rows = ",\n  ".join(json.dumps(_short(row), allow_nan=False) for row in own(certificate.records))
+        rows = ",\n  ".join(json.dumps(_short(row), allow_nan=False) for row in records)
         text = json.dumps(_short(body), indent=1, ensure_ascii=False, allow_nan=False)
         paths.append(write_text(folder / f"{name}.json", f'{text[:-2]},\n "records": [\n  {rows}\n ]\n}}\n'))
     return paths
@@ -67,9 +61,10 @@ def load(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
     return found
 
 
-def cards(folder: Path = FOLDER) -> dict[str, str]:
-    """What was measured of each method, in a sentence, at its default amount of work where that was affordable."""
-    return {name: _words(body) for name, body in load(folder).items()}
+def card(name: str, folder: Path = FOLDER) -> str | None:
+    """What was measured of a method, in a sentence, at its default amount of work where that was affordable."""
+    body = load(folder).get(name)
+    return None if body is None else _words(body)
 
 
 def default_records(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -117,7 +112,7 @@ def _words(body: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if abs(value) < float("inf") else None
+        return float(f"{value:.{DIGITS}g}")
     if isinstance(value, Mapping):
         return {k: _short(v) for k, v in value.items()}
     return [_short(v) for v in value] if isinstance(value, (list, tuple)) else value

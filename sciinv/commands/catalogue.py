@@ -42,8 +42,9 @@ def methods(
         method(name)
         _detail(cards[name])
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from sciinv.commands.console import console
 
     heads = "method family technique nonlinear noise backward calls covers claim what it claims".split(" ", 9)
     table = Table(*heads, box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -55,10 +56,7 @@ def methods(
         table.add_row(
             key, card["family"], card["technique"], *answers, calls, covers, measured.get("outcome", ""), card["claims"]
         )
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe has no width of its own
-        console.width = 150
-    console.print(table)
+    console().print(table)
     typer.echo(
         "\nAll work on pixels with a known operator: none is blind, latent or text-guided. noise: its level is used.\n"
         "backward: the network is differentiated, which takes several times the memory. calls, covers: network calls\n"
@@ -75,7 +73,7 @@ def describe(cls: type[Any]) -> dict[str, Any]:
     """All that is said of a method: class attributes, settings with their meaning, measured error."""
     import dataclasses as dc
 
-    from sciinv.certify.store import cards, headline
+    from sciinv.certify.store import card, headline
 
     about: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -89,7 +87,7 @@ def describe(cls: type[Any]) -> dict[str, Any]:
         "claims": cls.claims, "requires": sorted(cls.requires), "nonlinear": "linear" not in cls.requires,
         "noise": "noiseless" not in cls.claims, "blind": False, "space": "pixel", "fields": fields,
         "backward": "differentiable" in cls.requires or bool(measured and measured.get("network_vjps")),
-        "measured": measured, "measured_error": cards().get(cls.name),
+        "measured": measured, "measured_error": card(cls.name),
     }  # fmt: skip
 
 

@@ -90,16 +90,14 @@ def certify(
 
 
 def _show(certificate: object) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from sciinv.certify.run import Certificate
     from sciinv.certify.table import COLUMNS, cells
+    from sciinv.commands.console import console
 
     assert isinstance(certificate, Certificate)
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe has no width of its own
-        console.width = 150
+    out = console()
     measured = Table(*COLUMNS, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for record in certificate.records:
         measured.add_row(*cells(record))
@@ -107,7 +105,7 @@ def _show(certificate: object) -> None:
     for v in certificate.verdicts:
         judged.add_row(v.method, v.family, v.claim, v.outcome, v.evidence)
     for table in (measured, judged):
-        console.print(table)
-        console.print()
+        out.print(table)
+        out.print()
     if any(record.exact_law for record in certificate.records):
-        console.print("* covariance error of the exact law; the others are sliced Wasserstein distances")
+        out.print("* covariance error of the exact law; the others are sliced Wasserstein distances")

@@ -9,13 +9,22 @@ import typer
 
 from sciinv.commands.runs import (
     Axes,
+    CalibLines,
+    Chunk,
     Dataset,
     Debug,
+    Device,
+    DomainName,
+    Format,
     Json,
+    Level,
     MaxBytes,
     Out,
     Progress,
     Quiet,
+    Samples,
+    Seed,
+    Threads,
     Verbose,
     make_log,
     reader_words,
@@ -41,25 +50,25 @@ def compare(
     methods: Annotated[str, typer.Option(help='Methods to compare, such as "pnpdm,dps,ddnm" (`sciinv methods`).')],
     out: Out,
     prior: Annotated[str | None, typer.Option(help="Prior: a name or a .safetensors file.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Posterior samples an item. (default: 16)")] = None,
-    seed: Annotated[int | None, typer.Option(help="Root seed. (default: 1905)")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")] = None,
+    samples: Samples = None,
+    seed: Seed = None,
+    device: Device = None,
     slices: Annotated[str | None, typer.Option(help='Items, such as "0,3-5".  [default: all]')] = None,
-    chunk: Annotated[int | None, typer.Option(help="Samples (or particles) per batch. (default: 8)")] = None,
+    chunk: Chunk = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="key=value for all methods that have it, METHOD.key=value for one, mri.key=value."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with settings of `sciinv reconstruct`.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="Input format, when it cannot be recognised.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Domain, such as mri.")] = None,
+    format_: Format = None,
+    domain: DomainName = None,
     axes: Axes = None,
     dataset: Dataset = None,
     max_bytes: MaxBytes = None,
     acceleration: Annotated[float | None, typer.Option(help="Undersample to this net acceleration.")] = None,
-    calib_lines: Annotated[int | None, typer.Option(help="Central lines kept when undersampling.")] = None,
-    level: Annotated[float | None, typer.Option(help="Nominal coverage of the bounds. (default: 0.9)")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    calib_lines: CalibLines = None,
+    level: Level = None,
+    threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace runs that are in the output folder.")] = False,
     record_names: Annotated[bool, typer.Option("--record-names", help="Keep file names in the outputs.")] = False,
     progress: Progress = "auto",
@@ -103,12 +112,10 @@ def compare(
 
 
 def _show(result: Comparison) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a pipe has no width of its own
-        console.width = 150
+    from sciinv.commands.console import console
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("method")
     for title in HEADS.values():
@@ -117,5 +124,6 @@ def _show(result: Comparison) -> None:
     for row in result.rows:
         cells = ["-" if row.numbers[key] is None else f"{row.numbers[key]:.3g}" for key in HEADS]
         table.add_row(row.method, *cells, row.reason if row.status == "done" else f"{row.status}: {row.reason}")
-    console.print(table)
-    console.print(f"\ncoverage: of bounds meant to hold {result.level:.0%}; mean std in {result.units}")
+    out = console()
+    out.print(table)
+    out.print(f"\ncoverage: of bounds meant to hold {result.level:.0%}; mean std in {result.units}")

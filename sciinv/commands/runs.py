@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 DEMO = {"samples": 12, "chunk": 12}
 
+Samples = Annotated[int | None, typer.Option(help="Posterior samples an item. (default: 16)")]
+Seed = Annotated[int | None, typer.Option(help="Root seed. (default: 1905)")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")]
+Chunk = Annotated[int | None, typer.Option(help="Samples (or particles) per batch. (default: 8)")]
+Format = Annotated[str | None, typer.Option("--format", help="Input format, when it cannot be recognised.")]
+DomainName = Annotated[str | None, typer.Option(help="Domain, such as mri.")]
+CalibLines = Annotated[int | None, typer.Option(help="Central lines kept when undersampling.")]
+Level = Annotated[float | None, typer.Option(help="Nominal coverage of the bounds. (default: 0.9)")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
 Axes = Annotated[str | None, typer.Option(help='Names of the axes of a plain array, such as "coil,kx,ky".')]
 Dataset = Annotated[str | None, typer.Option(help="Variable to read, where a file has several.")]
 MaxBytes = Annotated[int | None, typer.Option(help="Largest array that may be read.")]
@@ -44,28 +53,28 @@ def reconstruct(
         str | None, typer.Option(help="Prior: a name (`sciinv priors list`) or a .safetensors file.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Sampling method (`sciinv methods`). (default: pnpdm)")] = None,
-    samples: Annotated[int | None, typer.Option(help="Posterior samples an item. (default: 16)")] = None,
+    samples: Samples = None,
     particles: Annotated[
         int | None,
         typer.Option(help="Weighted population behind the samples, for SMC methods. (default: 64, or --samples)"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Root seed. (default: 1905)")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. (default: auto)")] = None,
+    seed: Seed = None,
+    device: Device = None,
     slices: Annotated[str | None, typer.Option(help='Items to reconstruct, such as "0,3-5".  [default: all]')] = None,
-    chunk: Annotated[int | None, typer.Option(help="Samples (or particles) per batch. (default: 8)")] = None,
+    chunk: Chunk = None,
     set_: Sets = None,
     config: Annotated[Path | None, typer.Option(help="YAML with any of these settings.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="Input format, when it cannot be recognised.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Domain, such as mri.")] = None,
+    format_: Format = None,
+    domain: DomainName = None,
     axes: Axes = None,
     dataset: Dataset = None,
     max_bytes: MaxBytes = None,
     acceleration: Annotated[
         float | None, typer.Option(help="Undersample fully sampled data to this net acceleration.")
     ] = None,
-    calib_lines: Annotated[int | None, typer.Option(help="Central lines kept when undersampling.")] = None,
-    level: Annotated[float | None, typer.Option(help="Nominal coverage of the bounds. (default: 0.9)")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    calib_lines: CalibLines = None,
+    level: Level = None,
+    threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the output folder.")] = False,
     keep_work: Annotated[bool, typer.Option("--keep-work", help="Keep the per-task files after success.")] = False,
     fastmri: Annotated[

@@ -64,9 +64,7 @@ class _Run:
 
     @property
     def todo(self) -> list[Task]:
-        if self.sampler.population:
-            return tasks(self.items, self.drawn, self.drawn)
-        return tasks(self.items, self.drawn, self.document["chunk"])
+        return tasks(self.items, self.drawn, self.drawn if self.sampler.population else self.document["chunk"])
 
     @property
     def drawn(self) -> int:

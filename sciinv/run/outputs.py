@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sciinv import provenance as prov
-from sciinv.certify.store import cards
+from sciinv.certify import store
 from sciinv.errors import InputError
 from sciinv.io.atomic import write_bytes, write_text
 from sciinv.io.checkpoint import pack, unpack
@@ -122,7 +122,7 @@ def method_card(sampler: Sampler) -> dict[str, Any]:
         "name": sampler.name, "paper": sampler.paper, "claims": sampler.claims,
         "requires": sorted(sampler.requires), "fields": dc.asdict(sampler),
     }  # fmt: skip
-    error = cards().get(sampler.name)
+    error = store.card(sampler.name)
     return {**card, "measured_error": error} if error else card
 
 

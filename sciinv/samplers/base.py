@@ -80,12 +80,26 @@ class Sampler(abc.ABC):
 
 
 @dc.dataclass(frozen=True)
-class Guided(Sampler):
-    """Methods that are a posterior denoiser. Subclasses write `posterior_mean`.
+class Leveled(Sampler):
+    """Methods that walk the prior's noise levels, widest first.
 
     Attributes
     ----------
     steps : number of noise levels.
+    """
+
+    steps: int = 100
+
+    def grid(self, prior: Counted) -> Sequence[float]:
+        return karras(prior.sigma_max, prior.sigma_min, self.steps)
+
+
+@dc.dataclass(frozen=True)
+class Guided(Leveled):
+    """Methods that are a posterior denoiser. Subclasses write `posterior_mean`.
+
+    Attributes
+    ----------
     eta : 1 is the ancestral SDE, 0 the probability-flow ODE (with the ddim rule).
     solver : sde takes the step above; heun integrates the probability-flow ODE of ``D_y`` to second order (Karras et
         al. 2022) with two network calls a step, for methods that step with the posterior eps.
@@ -93,7 +107,7 @@ class Guided(Sampler):
 
     eps_source: ClassVar[str] = "posterior"
     noise_rule: ClassVar[str] = "ddim"
-    steps: int = 100
+
     eta: float = 1.0
     solver: Literal["sde", "heun"] = "sde"
 
@@ -103,9 +117,6 @@ class Guided(Sampler):
                 f"{self.name} steps with the prior's eps, so it follows no ordinary differential equation of D_y",
                 where="solver", expected="sde", found="heun",
             )  # fmt: skip
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
 
     @abc.abstractmethod
     def posterior_mean(

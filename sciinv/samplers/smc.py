@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,11 +18,9 @@ from torch import Tensor
 
 from sciinv.diagnostics.alarms import SPREAD
 from sciinv.errors import UsageError
-from sciinv.prior import Counted
 from sciinv.problem import Info
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
-from sciinv.schedule import karras
+from sciinv.samplers.base import Leveled, Sampler, State
 
 
 def ess(log_w: Tensor) -> Tensor:
@@ -159,8 +157,13 @@ class Population(Sampler):
         return state.x
 
 
+def shared(x: Tensor, islands: int) -> Tensor:
+    """The first row of every island, given to all its particles: what one population has in common."""
+    return x.unflatten(0, (islands, -1))[:, :1].expand(islands, len(x) // islands, *x.shape[1:]).flatten(0, 1)
+
+
 @dc.dataclass(frozen=True)
-class Descending(Population):
+class Descending(Leveled, Population):
     """Populations that walk down the prior's noise levels and weight a prior step at each.
 
     Attributes
@@ -169,7 +172,6 @@ class Descending(Population):
     order : 2 (multistep, `kernels.look_ahead`) or 1 (as published) prior step.
     """
 
-    steps: int = 100
     order: int = 2
 
     def __post_init__(self) -> None:
@@ -178,6 +180,3 @@ class Descending(Population):
             raise UsageError(
                 f"{self.name} settings are impossible", expected="steps >= 2, order 1 or 2", found=repr(self)
             )
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)

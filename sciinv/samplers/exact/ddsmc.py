@@ -23,7 +23,6 @@ from sciinv.operator import power
 from sciinv.prior import Counted
 from sciinv.problem import Problem
 from sciinv.samplers.exact.inflated import inflated_residual
-from sciinv.samplers.exact.observed import observe
 from sciinv.samplers.exact.twisted import Twisted
 
 LIMIT = 0.9  # of s^2 / a, where the proposal's variance would reach zero
@@ -67,7 +66,7 @@ class DDSMC(Twisted):
     def propose(
         self, problem: Problem, x: Tensor, at: dict[str, Tensor], t: float, s: float, r2: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        seen, (a, rho2) = observe(problem), self.schedule(t, s, r2)
+        seen, (a, rho2) = problem.observed, self.schedule(t, s, r2)
         gain = rho2 / (rho2 + seen.tau.square())
         # variance of the proposal over that of the prior's step, per coordinate
         narrow = 1 - (a * rho2 / (s * s)) * gain

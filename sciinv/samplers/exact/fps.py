@@ -22,7 +22,6 @@ from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
 from sciinv.samplers.exact.fps_smc import Filtering, renewal
-from sciinv.samplers.exact.observed import observe
 
 
 @dc.dataclass(frozen=True)
@@ -35,13 +34,13 @@ class FPS(Filtering):
     claims: ClassVar[str] = "no exact limit: no weights, and the measurement noise is counted once a level"
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
-        seen, top = observe(problem), self.grid(prior)[0]
+        seen, top = problem.observed, self.grid(prior)[0]
         path = seen.o + top * seen.V.adjoint(rng.normal_like(like))
         noise = seen.V.adjoint(rng.normal_like(like))
         return State(seen.V(seen.condition(seen.V.adjoint(like), path, top**2, noise)), aux={"path": path})
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        seen, (keep, v) = observe(problem), renewal(self.c, t, s)
+        seen, (keep, v) = problem.observed, renewal(self.c, t, s)
         mean = seen.V.adjoint(torch.lerp(prior.denoise(state.x, t), state.x, keep))
         path = seen.o + keep * (state.aux["path"] - seen.o)
         path = path + math.sqrt(v) * seen.V.adjoint(rng.normal_like(state.x))

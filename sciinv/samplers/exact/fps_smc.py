@@ -4,7 +4,7 @@ A path of the diffusion with ``x_s = x_0 + s zeta_s``, ``zeta_s = sqrt(1 - c) ze
 path ``y_s = y + (s/t) sqrt(1 - c) (y_t - y) + s sqrt(c) A xi``, drawn once for a population. The filter takes
 ``y_s ~ N(A x_s, sigma_y^2)``: with ``mu = D + (s/t) sqrt(1 - c) (x_t - D)``, ``v = c s^2``, the weight is
 ``N(y_s; A mu, sigma_y^2 I + v A A^H)`` and the draw ``x_s ~ N(x_s; mu, v) N(y_s; A x_s, sigma_y^2)``; at 0 ``x_0 = D``
-(Dou and Song 2024, in variance-exploding form; all in the coordinates of `observed`).
+(Dou and Song 2024, in variance-exploding form; all in the coordinates of `spectral`).
 
 Since ``y_s = A x_s + n`` with one and the same n for every s, the filter takes one measurement for as many independent
 ones as there are levels near or below ``sigma_y / s_i``: the more steps, the narrower.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -24,10 +24,8 @@ from sciinv.errors import UsageError
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
-from sciinv.samplers.exact.observed import observe, shared
-from sciinv.samplers.smc import Population
-from sciinv.schedule import karras
+from sciinv.samplers.base import Leveled, State
+from sciinv.samplers.smc import Population, shared
 
 
 def renewal(c: float | None, t: float, s: float) -> tuple[float, float]:
@@ -37,7 +35,7 @@ def renewal(c: float | None, t: float, s: float) -> tuple[float, float]:
 
 
 @dc.dataclass(frozen=True)
-class Filtering(Sampler):
+class Filtering(Leveled):
     """Methods that follow a noisy path of the data.
 
     Attributes
@@ -49,7 +47,6 @@ class Filtering(Sampler):
 
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd"})
 
-    steps: int = 100
     c: float | None = None
 
     def __post_init__(self) -> None:
@@ -57,9 +54,6 @@ class Filtering(Sampler):
             raise UsageError(
                 f"{self.name} settings are impossible", expected="steps >= 2, 0 < c <= 1", found=repr(self)
             )
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
 
 
 @dc.dataclass(frozen=True)
@@ -76,7 +70,7 @@ class FPSSMC(Filtering, Population):
         Population.__post_init__(self)
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
-        seen, top = observe(problem), self.grid(prior)[0]
+        seen, top = problem.observed, self.grid(prior)[0]
         path = seen.o + top * shared(seen.V.adjoint(rng.normal_like(like)), self.islands)
         mean = seen.V.adjoint(like)
         state = self.start(seen.V(seen.condition(mean, path, top**2, seen.V.adjoint(rng.normal_like(like)))))
@@ -84,7 +78,7 @@ class FPSSMC(Filtering, Population):
         return state
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        seen, (keep, v) = observe(problem), renewal(self.c, t, s)
+        seen, (keep, v) = problem.observed, renewal(self.c, t, s)
         d = prior.denoise(state.x, t)
         mean = seen.V.adjoint(torch.lerp(d, state.x, keep))
         path = seen.o + keep * (state.aux["path"] - seen.o)

@@ -1,6 +1,6 @@
 """MCGDiff, Monte Carlo guided diffusion: the data are exact observations of the diffused state.
 
-In spectral coordinates (`observed`) ``o_i = x_i + tau_i n``: o_i is the state at a level of its own,
+In spectral coordinates (`spectral`) ``o_i = x_i + tau_i n``: o_i is the state at a level of its own,
 ``tau_i = sigma_y / s_i``. So the posterior is the law of ``x_0`` under the reverse diffusion pinned to
 ``x_{tau_i, i} = o_i`` (Cardoso et al. 2023, arXiv:2308.07983). In variance-exploding form
 (``x_VE = x_VP / sqrt(abar)``):
@@ -29,7 +29,6 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
-from sciinv.samplers.exact.observed import observe
 from sciinv.samplers.kernels import look_ahead
 from sciinv.samplers.smc import Descending
 
@@ -48,7 +47,7 @@ class MCGDiff(Descending):
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         """Draws of ``N(x; 0, T^2) prod N(x_i; o_i, |T^2 - tau_i^2|)``; where tau_i > T that is the law given o_i."""
-        seen, top = observe(problem), self.grid(prior)[0]
+        seen, top = problem.observed, self.grid(prior)[0]
         v = (top**2 - seen.tau.square()).abs()
         gain = top**2 / (top**2 + v)
         noise = seen.V.adjoint(rng.normal_like(like))
@@ -58,7 +57,7 @@ class MCGDiff(Descending):
         return state
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        seen = observe(problem)
+        seen = problem.observed
         tau2 = seen.tau.square()
         guided = tau2 < MARGIN * t * t
         # the level that each coordinate goes to with guidance: s, or its pin on the way

@@ -1,6 +1,6 @@
 """SMCDiff, the replacement method with weights, for inpainting: measured entries follow a diffused path of the data.
 
-The data are the measured entries at level ``tau = sigma_y`` of the diffusion (`observed`). One path of them upwards,
+The data are the measured entries at level ``tau = sigma_y`` of the diffusion (`spectral`). One path of them upwards,
 ``y_t - y ~ N(0, t^2 - tau^2)`` with independent increments, is drawn for a population, from the top down as a Brownian
 bridge. A step from t to s proposes ``x_s ~ N(m, b^2)``, ``m = D + (s/t)^2 (x - D)``, ``b^2 = s^2 (1 - (s/t)^2)``,
 overwrites the measured entries by ``y_s`` and weights by ``N(y_s; m, b^2)`` (Trippe et al. 2022); the step
@@ -23,9 +23,8 @@ from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
 from sciinv.samplers.exact.mcgdiff import MARGIN
-from sciinv.samplers.exact.observed import observe, shared
 from sciinv.samplers.kernels import look_ahead
-from sciinv.samplers.smc import Descending
+from sciinv.samplers.smc import Descending, shared
 
 
 @dc.dataclass(frozen=True)
@@ -39,7 +38,7 @@ class SMCDiff(Descending):
     requires: ClassVar[frozenset[str]] = frozenset({"linear", "gaussian", "svd", "mask"})
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
-        seen, top = observe(problem), self.grid(prior)[0]
+        seen, top = problem.observed, self.grid(prior)[0]
         if problem.noise.sigma * float(problem.svd.inverse_s().max()) >= MARGIN * top:
             raise MismatchError(
                 "smcdiff starts below the level of the data", expected="noise under the prior's sigma_max",
@@ -54,7 +53,7 @@ class SMCDiff(Descending):
         return state
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        seen = observe(problem)
+        seen = problem.observed
         tau2 = seen.tau.square()
         held = tau2 < MARGIN * t * t
         # the level that measured entries are overwritten at: s, or that of the data on the way

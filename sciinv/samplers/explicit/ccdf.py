@@ -31,7 +31,6 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State, check_requirements
-from sciinv.samplers.exact.observed import observe
 
 
 @dc.dataclass(frozen=True)
@@ -117,7 +116,7 @@ def initial(problem: Problem, prior: Counted, width: float, like: Tensor) -> Ten
         codec.codomain.check(given, "problem.meta['initial']")
         return like + (codec.adjoint(given.to(like.device)) / codec.isometry**2).to(like.dtype)
     if problem.linear.has_svd():
-        seen = observe(problem)
+        seen = problem.observed  # `parts.ridge` divides by s^2 + rho, which noiseless data drive to zero
         known = seen.tau.isfinite()
         return like + seen.V(torch.where(known, seen.o / (1 + (seen.tau / width).square()), 0.0))
     ratio = (width / problem.noise.sigma) ** 2

@@ -1,6 +1,6 @@
 """DDNM+ (Wang et al. 2023): the null-space step for noisy data, scaled so that no step is noisier than its level.
 
-With ``o_i = x_i + tau_i n`` (`observed`), from t to s, ``D_i <- D_i + lambda_i (o_i - D_i)`` and noise of variance
+With ``o_i = x_i + tau_i n`` (`spectral`), from t to s, ``D_i <- D_i + lambda_i (o_i - D_i)`` and noise of variance
 ``phi_i``: ``lambda_i = 1, phi_i = s^2 - tau_i^2`` where ``tau_i <= s``, else ``lambda_i = sqrt(1 - eta^2) s / tau_i,
 phi_i = eta^2 s^2``; what nothing sees moves as in `ddnm`, ``sqrt(1 - eta^2) s e_i + eta s xi_i``.
 
@@ -19,11 +19,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sciinv.operator import power
 from sciinv.problem import Problem
 from sciinv.rng import Rng
-from sciinv.samplers.exact.observed import observe
 from sciinv.samplers.explicit.ddnm import DDNM
+from sciinv.samplers.explicit.projection import distance
 
 
 @dc.dataclass(frozen=True)
@@ -37,14 +36,12 @@ class DDNMPlus(DDNM):
     )
 
     def move(self, problem: Problem, x: Tensor, d: Tensor, t: float, s: float, rng: Rng) -> tuple[Tensor, Tensor]:
-        seen, keep = observe(problem), math.sqrt(1 - self.eta**2)
+        seen, keep = problem.observed, math.sqrt(1 - self.eta**2)
         held = seen.tau <= s if s else seen.tau < t
-        known = seen.tau.isfinite()
-        gap = torch.where(known, seen.o - seen.V.adjoint(d), 0.0)
+        gap = seen.gap(d)
         gain = torch.where(held, 1.0, keep * s / seen.tau)
-        move = torch.where(known, gain * gap, (keep * s / t) * seen.V.adjoint(x - d))
+        move = torch.where(seen.tau.isfinite(), gain * gap, (keep * s / t) * seen.V.adjoint(x - d))
         if s:
             spread = torch.where(held, s * s - seen.tau.square(), (self.eta * s) ** 2).sqrt()
             move = move + spread * seen.V.adjoint(rng.normal_like(x))
-        distance = (power(gap).flatten(1).sum(1) / math.prod(x.shape[1:])).sqrt()
-        return d + seen.V(move), distance
+        return d + seen.V(move), distance(gap, x)

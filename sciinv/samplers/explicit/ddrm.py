@@ -1,6 +1,6 @@
 """DDRM, denoising diffusion restoration models (Kawar et al. 2022): a transition per spectral coordinate.
 
-With ``o_i = x_i + tau_i n`` (`observed`), from level t to s, ``e = (x_t - D) / t``:
+With ``o_i = x_i + tau_i n`` (`spectral`), from level t to s, ``e = (x_t - D) / t``:
 
     nothing seen:  ``D_i + sqrt(1 - eta^2) s e_i + eta s xi_i``
     ``s < tau_i``: ``D_i + sqrt(1 - eta^2) (s / tau_i)(o_i - D_i) + eta s xi_i``
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -29,15 +28,13 @@ from sciinv.errors import UsageError
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
-from sciinv.samplers.exact.observed import observe
+from sciinv.samplers.base import Leveled, State
 from sciinv.samplers.explicit.projection import PROJECTED
 from sciinv.samplers.explicit.snips import start
-from sciinv.schedule import karras
 
 
 @dc.dataclass(frozen=True)
-class DDRM(Sampler):
+class DDRM(Leveled):
     """Denoising diffusion restoration.
 
     Attributes
@@ -63,15 +60,12 @@ class DDRM(Sampler):
                 "ddrm settings are impossible", expected="steps >= 1, 0 <= eta <= 1, 0 <= eta_b <= 1", found=repr(self)
             )
 
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
-
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
-        seen, top = observe(problem), self.grid(prior)[0]
+        seen, top = problem.observed, self.grid(prior)[0]
         return State(seen.V(start(seen.o, seen.tau, top, seen.V.adjoint(rng.normal_like(like)))))
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        seen, keep = observe(problem), math.sqrt(1 - self.eta**2)
+        seen, keep = problem.observed, math.sqrt(1 - self.eta**2)
         d = prior.denoise(state.x, t)
         x, d, noise = (seen.V.adjoint(v) for v in (state.x, d, rng.normal_like(d) if s else torch.zeros_like(d)))
         # a coordinate that nothing sees has an infinite tau

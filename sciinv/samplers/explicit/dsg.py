@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -21,13 +20,12 @@ from sciinv.operator import column, inner
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
+from sciinv.samplers.base import Leveled, State
 from sciinv.samplers.explicit.parts import pull_of_data
-from sciinv.schedule import karras
 
 
 @dc.dataclass(frozen=True)
-class DSG(Sampler):
+class DSG(Leveled):
     """Spherical Gaussian guidance.
 
     Attributes
@@ -42,15 +40,11 @@ class DSG(Sampler):
     claims: ClassVar[str] = "approximate: steers the noise towards the data; ignores their noise level; biased"
     requires: ClassVar[frozenset[str]] = frozenset({"differentiable", "gaussian"})
 
-    steps: int = 100
     guidance: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 <= self.guidance <= 1:
             raise UsageError("dsg settings are impossible", expected="guidance in 0..1", found=str(self.guidance))
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
         x = state.x

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sciinv.linalg import cg
-from sciinv.operator import inner
+from sciinv.operator import column, inner
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
@@ -65,7 +65,7 @@ class MMPS(Guided):
         least = inner(predicted, r, ndim) / inner(predicted, predicted, ndim).clamp_min(torch.finfo(d.dtype).tiny)
         factor = torch.where(least >= 0.5, 1.0, least.clamp(0, 1))
         return (
-            d + factor.view(-1, *(1,) * (d.ndim - 1)) * update,
+            d + column(factor, d) * update,
             d,
             {
                 "cg_residual": solved.residual,

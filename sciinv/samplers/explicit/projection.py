@@ -1,6 +1,6 @@
 """Replacement of what the data see, ``x -> (I - P) x + A^+ (y + s A xi)`` with ``P = A^+ A``: the projection family.
 
-In spectral coordinates (`observed`) the data are ``o = U^H y / s`` where ``s > 0``; there ``V^H x`` becomes
+In spectral coordinates (`spectral`) the data are ``o = U^H y / s`` where ``s > 0``; there ``V^H x`` becomes
 ``o + s V^H xi``, elsewhere it stays. The noise is shaped by A (Song et al. 2021 draw it on the mask), so that
 ``P x_s = A^+ y + s P xi`` whatever the singular values are. The data are taken as noiseless, ``A x_0 = y``.
 
@@ -15,7 +15,6 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from sciinv.errors import UsageError
@@ -23,10 +22,8 @@ from sciinv.operator import power
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
-from sciinv.samplers.base import Sampler, State
-from sciinv.samplers.exact.observed import observe
+from sciinv.samplers.base import Leveled, Sampler, State
 from sciinv.samplers.kernels import ancestral
-from sciinv.schedule import karras
 
 PROJECTED = frozenset({"linear", "gaussian", "svd"})
 
@@ -43,11 +40,14 @@ def replace(problem: Problem, x: Tensor, level: float, rng: Rng, share: float = 
     -------
     The states, and how far they were from the data, ``(n,)``: root mean square over the state's entries.
     """
-    seen = observe(problem)
-    offset = x - level * rng.normal_like(x) if level else x
-    gap = torch.where(seen.tau.isfinite(), seen.o - seen.V.adjoint(offset), 0.0)
-    distance = (power(gap).flatten(1).sum(1) / math.prod(x.shape[1:])).sqrt()
-    return x + (seen.V(gap) if share == 1 else share * seen.V(gap)), distance
+    seen = problem.observed
+    gap = seen.gap(x - level * rng.normal_like(x) if level else x)
+    return x + (seen.V(gap) if share == 1 else share * seen.V(gap)), distance(gap, x)
+
+
+def distance(gap: Tensor, x: Tensor) -> Tensor:
+    """Root mean square of a gap in spectral coordinates over the entries of the states ``x``, ``(n,)``."""
+    return (power(gap).flatten(1).sum(1) / math.prod(x.shape[1:])).sqrt()
 
 
 def climb(x: Tensor, t: float, s: float, rng: Rng) -> Tensor:
@@ -84,7 +84,7 @@ def at_least_one(sampler: Sampler, *names: str) -> None:
 
 
 @dc.dataclass(frozen=True)
-class Projected(Sampler):
+class Projected(Leveled):
     """An ancestral step, then the replacement; the ladder may climb.
 
     Attributes
@@ -98,9 +98,6 @@ class Projected(Sampler):
 
     def __post_init__(self) -> None:
         at_least_one(self, "steps")
-
-    def grid(self, prior: Counted) -> Sequence[float]:
-        return karras(prior.sigma_max, prior.sigma_min, self.steps)
 
     def predict(self, problem: Problem, prior: Counted, x: Tensor, t: float, s: float, rng: Rng) -> Tensor:
         """The state at ``s`` before the data are put in."""

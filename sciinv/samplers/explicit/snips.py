@@ -1,7 +1,7 @@
 """SNIPS (Kawar et al. 2021): Langevin dynamics in spectral coordinates, the data's noise shared with the diffusion's.
 
 The noise of the data is a part of the noise at level t where t is the larger, and the other way round. For coordinate
-i (`observed`: ``o_i = x_i + tau_i n``) with ``r = t^2 / tau_i^2`` (0 where nothing is seen), a step of size c is
+i (`spectral`: ``o_i = x_i + tau_i n``) with ``r = t^2 / tau_i^2`` (0 where nothing is seen), a step of size c is
 
     ``r <= 1``: ``x_i <- x_i + c [r (o_i - x_i) + (1 - r)(D_i - x_i)] + sqrt(2 c t^2 (1 - r)) xi_i``
     ``r > 1``:  ``x_i <- x_i + c (o_i - x_i) + sqrt(2 c t^2 (1 - 1/r)) xi_i``
@@ -29,7 +29,6 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State
-from sciinv.samplers.exact.observed import observe
 from sciinv.samplers.explicit.projection import PROJECTED
 from sciinv.schedule import geometric
 
@@ -70,11 +69,11 @@ class SNIPS(Sampler):
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         """The law at the first level, as far as it is known: noise about the data, noise where nothing is seen."""
-        seen, top = observe(problem), self.grid(prior)[0]
+        seen, top = problem.observed, self.grid(prior)[0]
         return State(seen.V(start(seen.o, seen.tau, top, seen.V.adjoint(rng.normal_like(like)))))
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        seen, c = observe(problem), self.step_size
+        seen, c = problem.observed, self.step_size
         x, d, noise = (seen.V.adjoint(v) for v in (state.x, prior.denoise(state.x, t), rng.normal_like(state.x)))
         r = t**2 / seen.tau.square()
         drift = torch.where(r > 1, seen.o - x, r * (seen.o - x) + (1 - r) * (d - x))
