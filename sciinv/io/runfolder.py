@@ -1,8 +1,8 @@
 """The output folder of a run: one plan, one owner at a time, one marker that is written last.
 
 ``plan.json`` is frozen before the first sample and its SHA-256 is the plan's id; the same plan resumes, another one is
-refused. ``.lock`` is created with O_EXCL and names the owner (process, host); a lock whose process is gone is taken
-over.
+refused. ``.lock`` is created as with O_EXCL and names the owner (process, host); a lock whose process is gone is
+taken over, by one process at a time (``flock`` on the folder).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,43 +155,28 @@ class RunFolder:
     def _take_lock(self) -> None:
         path = self.path / LOCK
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid())}
-        for _ in range(3):
-            # the lock appears with its content in one step: link() fails if it exists, as O_EXCL does
-            mine = self.path / f".lock.{os.getpid()}-{secrets.token_hex(4)}.partial"
-            try:
-                mine.write_text(json.dumps(owner), "utf-8")
-                try:
-                    os.link(mine, path)
-                    return
-                except FileExistsError:
-                    pass
-            except OSError as error:
-                raise _unwritable(self.path, error) from error
-            finally:
-                with contextlib.suppress(OSError):
-                    mine.unlink(missing_ok=True)
-            held = _read_json(path)
-            if held is not None and not _gone(held):
-                raise UsageError(
-                    "another process works in this output folder",
-                    where=self.path.name,
-                    found=f"process {held.get('pid')} on {held.get('host')}",
-                    hint=f"wait for it, or remove {LOCK} if that process is gone",
-                )
-            self._break_lock(path, held)
-        raise UsageError(
-            "the lock of this output folder keeps changing hands", where=self.path.name, hint="run one at a time"
-        )
-
-    def _break_lock(self, path: Path, held: Mapping[str, Any] | None) -> None:
-        """Move a stale lock away; if a faster process has replaced it meanwhile, give that one back."""
-        aside = self.path / f".stale.{os.getpid()}-{secrets.token_hex(4)}.partial"
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(path, aside)
-            if _read_json(aside) != held:
-                with contextlib.suppress(FileExistsError):
-                    os.link(aside, path)
-            aside.unlink(missing_ok=True)
+        mine = self.path / f".lock.{os.getpid()}-{secrets.token_hex(4)}.partial"
+        try:
+            mine.write_text(json.dumps(owner), "utf-8")
+            with _alone(self.path):
+                # the lock appears with its content in one step: link() fails if it exists, as O_EXCL does
+                held = _read_json(path) if path.exists() else None
+                if path.exists() and (held is None or _gone(held)):
+                    path.unlink(missing_ok=True)
+                os.link(mine, path)
+        except FileExistsError:
+            held = _read_json(path) or {}
+            raise UsageError(
+                "another process works in this output folder",
+                where=self.path.name,
+                found=f"process {held.get('pid')} on {held.get('host')}",
+                hint=f"wait for it, or remove {LOCK} if that process is gone",
+            ) from None
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                mine.unlink(missing_ok=True)
 
     def _release(self) -> None:
         with contextlib.suppress(OSError):
@@ -207,6 +192,22 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if found is None:
         raise InputError("the plan of this run is damaged", where="plan.json", hint="--overwrite, or another folder")
     return found
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes of this host out, so that a stale lock is looked at and replaced in one step.
+
+    The kernel releases this one with its process. Where a file system offers none, only the takeover is left unguarded.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _make(folder: Path) -> None:
