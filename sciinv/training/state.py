@@ -18,7 +18,7 @@ from sciinv.errors import InputError, MismatchError
 if TYPE_CHECKING:
     from sciinv.training.dsm import TrainConfig
 
-_FREE = ("steps", "minutes", "log_every", "save_every")
+_FREE = ("steps", "minutes", "levels", "log_every", "save_every", "accumulate", "patience")
 """Settings that may change between a run and its continuation."""
 
 
