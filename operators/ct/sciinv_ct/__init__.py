@@ -1,0 +1,1 @@
+"""Computed tomography: geometries, projectors, classical reconstructions."""
