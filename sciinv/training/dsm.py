@@ -11,24 +11,19 @@ and two processes under ``torchrun`` do what one does with the same global batch
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from sciinv.errors import NumericalError, UsageError
+from sciinv.errors import UsageError
+from sciinv.operator import column
 from sciinv.priors.network import precondition
-from sciinv.training.ema import Ema
-from sciinv.training.state import append_json, load_state, save_state
+from sciinv.training.loop import fit
 
 HELD_OUT_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -39,7 +34,8 @@ class TrainConfig:
 
     ``batch`` counts the images of all processes together. ``minutes``, if set, ends the run (and the cosine) early by
     the clock: such a run is not repeatable to the bit. Noise levels are in units of the data; ``levels`` are those of
-    the held-out errors.
+    the held-out errors. A batch is computed in ``accumulate`` parts; ``patience`` evaluations (one every ``save_every``
+    steps) without a better sum of held-out errors end the run, none if zero.
     """
 
     steps: int = 20000
@@ -60,9 +56,11 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 50
     save_every: int = 500
+    accumulate: int = 1
+    patience: int = 0
 
     def __post_init__(self) -> None:
-        counts = (self.steps, self.batch, self.log_every, self.save_every)
+        counts = (self.steps, self.batch, self.log_every, self.save_every, self.accumulate)
         if (
             min(counts) < 1
             or not 0 < self.sigma_min < self.sigma_max
@@ -128,26 +126,37 @@ def held_out_error(network: nn.Module, images: Tensor, config: TrainConfig, chun
     return errors
 
 
-@contextlib.contextmanager
-def _terminated() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has arrived; handled in the main thread only (elsewhere the answer stays no)."""
-    seen = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, lambda *_: seen.set()) if main else None
-    try:
-        yield seen.is_set
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
+@dataclass(frozen=True)
+class DenoisingScoreMatching:
+    """Denoising score matching on the images of a source; an `Objective`.
 
+    Attributes
+    ----------
+    source : where clean images come from.
+    config : noise levels and their weights.
+    images : held-out images ``(n, channel, height, width)``, or ``None``.
+    """
 
-def _processes(device: torch.device) -> tuple[int, int]:
-    """Rank and number of processes; joins the group that ``torchrun`` announces."""
-    import os
+    source: Source
+    config: TrainConfig
+    images: Tensor | None = None
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    def loss(self, network: nn.Module, step: int, rows: range) -> Tensor:
+        """Weighted mean square error of these rows; on a GPU the forward pass runs in bfloat16."""
+        device, s = next(network.parameters()).device, self.config.sigma_data
+        batch = draw_batch(self.source, self.config, step, rows)
+        clean, sigma, noise = (t.to(device, non_blocking=True) for t in batch)
+        level = column(sigma, clean)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            estimate = precondition(network, clean + level * noise, sigma, s)
+        weight = (level.square() + s**2) / (level * s).square()
+        return (weight * (estimate.float() - clean).square()).mean()
+
+    def held_out(self, network: nn.Module) -> dict[str, float]:
+        """`held_out_error` of the held-out images."""
+        if self.images is None:
+            return {}
+        return held_out_error(network, self.images.to(next(network.parameters()).device), self.config)
 
 
 def train(
@@ -159,79 +168,5 @@ def train(
     held_out: Tensor | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> tuple[nn.Module, dict[str, float]]:
-    """Train until ``config.steps`` (or the clock) and return the averaged network and its held-out errors.
-
-    ``out`` gets ``state.safetensors`` (weights, average and optimiser: the run goes on from it) and ``log.jsonl``. The
-    device is that of the network; on a GPU the forward pass runs in bfloat16. ``held_out`` is
-    ``(n, channel, height, width)``. SIGTERM saves and leaves with exit code 143.
-    """
-    device = next(network.parameters()).device
-    rank, world = _processes(device)
-    if config.batch % world:
-        raise UsageError(
-            "the batch must split evenly over processes", expected=f"a multiple of {world}", found=str(config.batch)
-        )
-    share = config.batch // world
-    rows = range(rank * share, (rank + 1) * share)
-    ema = Ema(network, config.ema)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay
-    )
-    first, spent = load_state(out, network, ema.average, optimiser, config)
-    model: nn.Module = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    start, step, errors, done = time.monotonic() - spent, first, {}, False
-    total, seen = torch.zeros((), device=device), 0
-    with _terminated() as terminated:
-        while not done:
-            elapsed = time.monotonic() - start
-            part = max(step / config.steps, elapsed / (60 * config.minutes) if config.minutes else 0.0)
-            rate = (
-                config.learning_rate
-                * min(1.0, (step + 1) / config.warmup)
-                * 0.5
-                * (1 + math.cos(math.pi * min(part, 1.0)))
-            )
-            stop = torch.tensor([float(terminated()), float(part >= 1.0)], device=device)
-            if world > 1:
-                dist.all_reduce(stop, dist.ReduceOp.MAX)
-            killed, done = (bool(v) for v in stop.tolist())
-            done |= killed
-            if rank == 0 and step > first and (done or step % config.save_every == 0):
-                if held_out is not None and not killed:
-                    errors = held_out_error(ema.average, held_out.to(device), config)
-                    append_json(out / "log.jsonl", {"step": step, "held_out": errors})
-                save_state(out, network, ema.average, optimiser, config, step, elapsed)
-            if killed:
-                raise SystemExit(143)
-            if done:
-                break
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            clean, sigma, noise = (t.to(device, non_blocking=True) for t in draw_batch(source, config, step, rows))
-            level = sigma.reshape(-1, 1, 1, 1)
-            with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-                estimate = precondition(model, clean + level * noise, sigma, config.sigma_data)
-            weight = (level.square() + config.sigma_data**2) / (level * config.sigma_data).square()
-            loss = (weight * (estimate.float() - clean).square()).mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-            optimiser.step()
-            ema.update(network, step)
-            total, seen, step = total + loss.detach(), seen + 1, step + 1
-            if step % config.log_every == 0:
-                mean = float(total / seen)
-                if not math.isfinite(mean):
-                    raise NumericalError(
-                        "the training loss is not finite", found=str(mean), hint="a lower learning rate"
-                    )
-                entry = {"step": step, "loss": round(mean, 5), "gradient": round(float(norm), 4), "rate": rate,
-                         "seconds": round(time.monotonic() - start, 1)}  # fmt: skip
-                total, seen = total.zero_(), 0
-                if rank == 0:
-                    append_json(out / "log.jsonl", entry)
-                    if progress is not None:
-                        progress(entry | {"steps": config.steps, "part": part})
-    if held_out is not None and not errors:
-        errors = held_out_error(ema.average, held_out.to(device), config)
-    return ema.average, errors
+    """Train on clean images; return the averaged network and its held-out errors. See `sciinv.training.loop.fit`."""
+    return fit(network, DenoisingScoreMatching(source, config, held_out), config, out, progress)
