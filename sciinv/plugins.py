@@ -37,6 +37,9 @@ class Domain:
     demo : ``(folder) -> path``: an embedded measurement file made from a phantom.
     describe, validate : ``(path, *, format, **reader_options)`` for ``sciinv info`` and ``sciinv validate``.
     default_prior : name of the embedded prior; empty where there is none.
+    align : ``(x, meta) -> x``: what the data cannot fix (a position) made equal over samples ``(n, *image)`` in units
+        of the file, before they are averaged; ``None`` where the data fix everything.
+    sections : ``(data, results, context) -> Sequence[report.sections.Section]``: the field's part of the report.
     calibration : a file of `sciinv.calibration.Calibration` learned for ``default_prior``, where there is one.
     """
 
@@ -54,6 +57,8 @@ class Domain:
     baselines: Mapping[str, Callable[..., Any]] = dc.field(default_factory=dict)
     specs: Path | None = None
     calibration: Path | None = None
+    align: Callable[..., Any] | None = None
+    sections: Callable[..., Sequence[Any]] | None = None
 
 
 def domains() -> dict[str, Domain]:

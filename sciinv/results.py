@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sciinv.prior import Prior
+
 
 @dc.dataclass(frozen=True)
 class ItemResult:
@@ -30,6 +32,7 @@ class ItemResult:
     support : bool ``(*image,)``, where the object is; coverage is measured here.
     measured : coverage, corr(std, error), PSNR ... against `reference`; ``None`` without one.
     calibrated : calibrated ``(lower, upper)`` and the factor used, where a calibration fits.
+    group : ``(n,)``, the number of the island that each sample comes from, where there are several.
     """
 
     item: int
@@ -46,6 +49,7 @@ class ItemResult:
     support: Tensor | None = None
     measured: Mapping[str, Any] | None = None
     calibrated: Mapping[str, Any] | None = None
+    group: Tensor | None = None
 
 
 @dc.dataclass(frozen=True)
@@ -60,6 +64,8 @@ class RunContext:
     statement : the coverage statement, printed beside every map.
     sampler : the method's fields.
     flags : further requests to the writer, such as ``fastmri``.
+    options : the domain's options of this run.
+    network : the prior itself, for checks that ask it something; ``None`` where only its results are at hand.
     """
 
     label: str
@@ -72,3 +78,5 @@ class RunContext:
     plan: str
     sampler: Mapping[str, Any] = dc.field(default_factory=dict)
     flags: Mapping[str, Any] = dc.field(default_factory=dict)
+    options: Any = None
+    network: Prior | None = None

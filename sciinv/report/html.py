@@ -33,6 +33,7 @@ from sciinv.report.pictures import (
     strip_height,
     windows,
 )
+from sciinv.report.sections import Section
 from sciinv.report.text import clean, heading, number, percent, plain, show
 from sciinv.report.verdict import burned_in, findings, headline, out_of_range
 
@@ -81,6 +82,7 @@ def render_report(report: Report) -> str:
         level=level,
         sentence=sentence,
         findings=found,
+        sections=[_section(part) for part in report.sections],
         slices=[_slice(report, item, view, codecs) for item in report.items],
         bars=_bars(report, view),
         n=max(len(item.samples) for item in report.items),
@@ -154,6 +156,28 @@ def _picture(key: str, item: ReportItem, view: dict[str, Window], codec: Codec, 
         codec = Codec()  # phase wraps: averages over blocks would be wrong
     alarm = key == "std" and bool(burn)
     return encode(values, kind, window, codec, (burn if alarm else name, RESEARCH), alarm=alarm)
+
+
+def _section(part: Section) -> dict[str, Any]:
+    """A field's section as the template needs it: harmless text, pictures inside the page, numbers rounded."""
+    return {
+        "title": clean(part.title),
+        "text": [clean(text) for text in part.text],
+        "plates": [
+            {
+                "uri": "data:image/png;base64," + base64.b64encode(plate.png).decode(),
+                "caption": clean(plate.caption), "alt": clean(plate.alt),
+            }
+            for plate in part.plates
+        ],
+        "tables": [
+            {
+                "caption": clean(table.caption), "columns": [clean(name) for name in table.columns],
+                "rows": [["" if cell is None else show(plain(cell)) for cell in row] for row in table.rows],
+            }
+            for table in part.tables
+        ],
+    }  # fmt: skip
 
 
 def _slice(report: Report, item: ReportItem, view: dict[str, Window], codecs: tuple[Codec, Codec]) -> dict[str, Any]:

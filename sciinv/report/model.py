@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sciinv.errors import InputError
+from sciinv.report.sections import Section
 
 DISCLAIMER = (
     "For research only. This is not a medical device; no regulator (such as the FDA, or under CE marking and the EU "
@@ -90,6 +91,7 @@ class Report:
     warnings : sentences about the whole run.
     provenance : shown as a table and as JSON; ``trace`` (name -> numbers per step, or a list per chain) is drawn.
     disclaimer : research-use text.
+    sections : what the field adds, shown before the pictures.
     """
 
     title: str
@@ -102,6 +104,7 @@ class Report:
     warnings: Sequence[str] = ()
     provenance: Mapping[str, Any] = dc.field(default_factory=dict)
     disclaimer: str = DISCLAIMER
+    sections: Sequence[Section] = ()
 
     def __post_init__(self) -> None:
         if not self.items:

@@ -7,39 +7,25 @@ below 1.01 for final inference). Those of weighted samples are in `sciinv.diagno
 
 from __future__ import annotations
 
-import dataclasses as dc
 from collections.abc import Mapping, Sequence
 
 from sciinv.diagnostics.alarms import ANCESTORS, ESS_SHARE, RHAT, SPREAD, apart, collapsed
 from sciinv.report.model import Report
+from sciinv.report.sections import Finding
 from sciinv.report.text import clean, number, percent
 
-SYMBOLS = {"ok": "✓", "caution": "!", "alarm": "✗", "unknown": "?"}
 CHI2_GOOD, CHI2_FAIR = 0.10, 0.25
 DRIFT_GOOD = 0.3  # standard deviations that the mean over chains may move in the stationary sweeps
 RHAT_GOOD, RHAT_FAIR, RHAT_MEDIAN, ESS_GOOD = RHAT, 1.2, 1.01, 20.0
 WEIGHTED = ("particles", "ess_weights", "ess_share_min", "ancestors", "log_evidence", "log_evidence_spread")
 
 
-@dc.dataclass(frozen=True)
-class Finding:
-    """One line of the verdict: level (``ok``, ``caution``, ``alarm``, ``unknown``), a short title and a sentence."""
-
-    level: str
-    title: str
-    text: str
-
-    @property
-    def symbol(self) -> str:
-        """A sign that carries the level without colour."""
-        return SYMBOLS[self.level]
-
-
 def findings(report: Report) -> list[Finding]:
-    """Data fit, chains, coverage, failures and warnings, in the order a reader needs them."""
+    """Data fit, chains, coverage, what the field found, failures and warnings, in the order a reader needs them."""
     weighted = _weighted(report)
     chains = [] if weighted and not _values(report, "rhat_max") else [_chains(report)]
     found = [_data_fit(report), *chains, *weighted, _coverage(report)]
+    found += [Finding(f.level, clean(f.title), clean(f.text)) for part in report.sections for f in part.findings]
     failed = sum(_values(report, "failed"))
     if failed:
         total = sum(_values(report, "n")) or sum(len(item.samples) for item in report.items)

@@ -234,7 +234,9 @@ def _finish(
     digest, results, status = Hash(), [], []
     for item in run.items:
         chunks = [task for task in run.todo if task.item == item]
-        result, record = reduce_item(folder.work, item, chunks, run.sampler, config, calibration, digest)
+        result, record = reduce_item(
+            folder.work, item, chunks, run.sampler, config, calibration, digest, run.domain.align
+        )
         status.append(record)
         results += [] if result is None else [result]
     good = [record for record in status if record["status"] == "done"]
@@ -252,12 +254,16 @@ def _finish(
         sentence = statement(config.level, results[0].summary["coverage"], used, why_not, measured, weighted)
         context = RunContext(
             run.label, run.input_sha256, run.sampler.name, run.prior_facts, config.level, sentence, config.seed,
-            folder.id, as_dict(run.sampler), {"fastmri": config.fastmri},
+            folder.id, as_dict(run.sampler), {"fastmri": config.fastmri}, run.options, run.prior,
         )  # fmt: skip
         paths += run.domain.write(out, run.data, results, context)
-        paths += outputs.save_report(
-            out, _report(run, results, sentence, measured, used, folder.id, digest.value, log, scrub)
-        )
+        page = _report(run, results, sentence, measured, used, folder.id, digest.value, log, scrub)
+        if run.domain.sections is not None:
+            page = dc.replace(page, sections=run.domain.sections(run.data, results, context))
+        paths += outputs.save_report(out, page)
+        for found in (finding for part in page.sections for finding in part.findings):
+            if found.level in ("caution", "alarm"):  # the report has them in its verdict
+                log.warn(f"{found.title}: {found.text}")
     for alarm in alarms({f"item {r.item}": r.diagnostics for r in results}):  # the report has them in its verdict
         log.warn(f"{alarm.title}: {alarm.text}")
     summary = {

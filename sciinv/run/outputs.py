@@ -17,7 +17,7 @@ from sciinv.errors import InputError
 from sciinv.io.atomic import write_bytes, write_text
 from sciinv.io.checkpoint import pack, unpack
 from sciinv.io.runfolder import read_plan
-from sciinv.report import Report, ReportItem, write_report
+from sciinv.report import Report, ReportItem, sections, write_report
 from sciinv.results import ItemResult
 from sciinv.samplers import Sampler
 
@@ -77,8 +77,10 @@ def save_report(out: Path, report: Report) -> list[Path]:
         peak = float(np.abs(item.samples).max()) or 1.0
         tensors[f"{number}.samples"] = torch.from_numpy(item.samples / peak).half()
         items.append({"label": item.label, "stats": dict(item.stats), "warnings": list(item.warnings), "peak": peak})
+    added, plates = sections.dump(report.sections)
+    tensors |= {key: torch.from_numpy(png.copy()) for key, png in plates.items()}
     note = {
-        "title": report.title, "units": report.units, "items": items, "input": dict(report.input),
+        "title": report.title, "units": report.units, "items": items, "input": dict(report.input), "sections": added,
         "prior": dict(report.prior),
         "method": dict(report.method), "coverage": dict(report.coverage), "warnings": list(report.warnings),
         "provenance": dict(report.provenance),
@@ -107,7 +109,8 @@ def load_report(out: Path) -> Report:
             items.append(
                 ReportItem(images=images, samples=samples, mask=None if mask is None else mask.numpy(), **entry)
             )
-        return Report(items=items, **note)
+        added = sections.load(note.pop("sections", ()), {key: value.numpy() for key, value in tensors.items()})
+        return Report(items=items, sections=added, **note)
     except (KeyError, TypeError) as error:
         raise InputError(
             "the report's data are incomplete", where=path.name, found=str(error), hint="run again"

@@ -7,7 +7,7 @@ accurate than any draw from them; the samples handed on are equally weighted dra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,12 @@ def reduce_item(
     config: RunConfig,
     calibration: Calibration | None,
     digest: Hash,
+    align: Callable[..., Any] | None = None,
 ) -> tuple[ItemResult | None, dict[str, Any]]:
-    """Join the chunks of one item; ``None`` when it failed, and a status record in any case."""
+    """Join the chunks of one item; ``None`` when it failed, and a status record in any case.
+
+    `align` is that of the domain.
+    """
     level = config.level
     notes = [note_of(folder, task) or {"status": "missing"} for task in chunks]
     done = [(task, note) for task, note in zip(chunks, notes, strict=True) if note["status"] == "done"]
@@ -84,6 +88,9 @@ def reduce_item(
     x = torch.cat([part["x"] for part in parts])[~failed]
     chi2 = torch.cat([part["chi2"] for part in parts])[~failed] / max(int(values["n_data"]), 1)
     x = _undo(x, tensors, values)
+    x = x if align is None else align(x, values)
+    islands = int(getattr(sampler, "islands", 1)) if sampler.population else 1
+    group = None if islands == 1 else (torch.arange(len(failed)) * islands // len(failed))[~failed]
     log_w = torch.cat([part["log_w"] for part in parts])[~failed] if "log_w" in parts[0] else None
     summary = Samples(x, log_w).summary(level)
     steps = [{k[6:]: v for k, v in part.items() if k.startswith("trace.")} for part in parts]
@@ -95,6 +102,7 @@ def reduce_item(
         diagnostics |= {"particles": len(x), "ess_weights": summary["ess"]}
         chosen = equal_draws(log_w, min(config.samples, len(x)), config.seed, item)
         x, chi2 = x[chosen], chi2[chosen]
+        group = None if group is None else group[chosen]
     reference, support = (
         None if name not in tensors else _crop(tensors[name], values) for name in ("reference", "support")
     )
@@ -128,6 +136,7 @@ def reduce_item(
         support=support,
         measured=measured,
         calibrated=calibrated,
+        group=group,
     )
     status |= {
         "samples": len(x), "failed_samples": result.failed, "chi2_per_dof": round(float(chi2.mean()), 5),
