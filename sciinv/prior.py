@@ -90,17 +90,20 @@ class Counted:
 
         def pull(v: Tensor) -> Tensor:
             self.vjps += 1
-            rows = v.split([len(part) for part, _ in graphs])
+            rows = v.split([len(part) for part, _ in graphs]) if len(graphs) > 1 else (v,)
             pulled = [
                 torch.autograd.grad(d, part, row, retain_graph=True)[0]
                 for (part, d), row in zip(graphs, rows, strict=True)
             ]
             return pulled[0] if len(pulled) == 1 else torch.cat(pulled)
 
-        return torch.cat([d.detach() for _, d in graphs]), pull
+        values = [d.detach() for _, d in graphs]
+        return values[0] if len(values) == 1 else torch.cat(values), pull
 
     def _parts(self, x: Tensor, sigma: float | Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         level = sigma if isinstance(sigma, Tensor) else x.new_full((), sigma)
-        size = min(self.batch or len(x), len(x)) or 1
+        if not self.batch or self.batch >= len(x):
+            return iter([(x, level)])
+        size = self.batch
         parts = x.split(size)
         return zip(parts, level.split(size) if level.ndim else [level] * len(parts), strict=True)

@@ -103,9 +103,9 @@ class Problem:
         return self.linear.svd()
 
     @functools.cached_property
-    def spectrum(self) -> tuple[LinearOperator, Tensor]:
-        """``(V, s^2)`` with ``A^H A = V diag(s^2) V^H``."""
-        return self.svd.V, self.svd.s**2
+    def spectrum(self) -> tuple[LinearOperator, Tensor, Tensor]:
+        """``(V, s^2, V^H A^H y)`` with ``A^H A = V diag(s^2) V^H``."""
+        return self.svd.V, self.svd.s**2, self.svd.V.adjoint(self.aty)
 
     @functools.cached_property
     def spectral(self) -> Spectral:
@@ -198,12 +198,12 @@ class QuadraticProblem:
         return (inner(x, self.normal(x) - 2 * self.aty, ndim) + self.yty) / self.noise.sigma**2
 
     @functools.cached_property
-    def spectrum(self) -> tuple[LinearOperator, Tensor]:
-        """``(V, s^2)`` with ``A^H A = V diag(s^2) V^H``; the singular values of a positive operator are its
+    def spectrum(self) -> tuple[LinearOperator, Tensor, Tensor]:
+        """``(V, s^2, V^H A^H y)`` with ``A^H A = V diag(s^2) V^H``; the singular values of a positive operator are its
         eigenvalues.
         """
         svd = self.normal_operator.svd()
-        return svd.V, svd.s
+        return svd.V, svd.s, svd.V.adjoint(self.aty)
 
     def draw(self, x: Tensor, rho: float, rng: Rng) -> tuple[Tensor, Info]:
         """One exact draw of ``p(z | y, x)`` per sample."""
@@ -219,7 +219,7 @@ class QuadraticProblem:
 
 
 def _draw_spectral(problem: Problem | QuadraticProblem, x: Tensor, rho: float, rng: Rng) -> Tensor:
-    v, s2 = problem.spectrum
+    v, s2, _ = problem.spectrum
     precision = problem.noise.sigma**-2
     level = s2 * precision + rho**-2
     b = v.adjoint(problem.aty * precision + x * rho**-2)

@@ -133,8 +133,8 @@ class Guided(Leveled):
             ahead = state.x + (s - t) * slope
             d_ahead, _, info = self.posterior_mean(problem, prior, ahead, s, rng)
             return State(state.x + (s - t) / 2 * (slope + (ahead - d_ahead) / s)), info
-        eps = (state.x - (d_y if self.eps_source == "posterior" else d)) / t
-        return State(transition(state.x, d_y, eps, t, s, eta=self.eta, rule=self.noise_rule, rng=rng)), info
+        eps_of = None if self.eps_source == "posterior" else d
+        return State(transition(state.x, d_y, t, s, eta=self.eta, rule=self.noise_rule, rng=rng, eps_of=eps_of)), info
 
 
 class Store(Protocol):
@@ -271,18 +271,11 @@ class _Loop:
             last = time.monotonic()
             for k in range(done, done if state.done else len(levels)):
                 state, info = sampler.step(self.problem, prior, state, *levels[k], rng)
-                # a sum is non-finite if any term is, and a non-finite number minus itself is NaN: one pass over the
-                # state
-                total = state.x.flatten(1).sum(1)
-                bad = total - total != 0
-                if state.log_w is None:
-                    failed = bad = failed | bad
-                else:  # a particle without weight is replaced when the population resamples
-                    state.log_w = torch.where(bad, -torch.inf, state.log_w)
-                    failed = (state.log_w == -torch.inf).all().expand_as(failed)
-                state.x = torch.where(column(bad, state.x), 0.0, state.x)
-                trace.append({key: value.detach() for key, value in info.items()})
-                if k % GUARD_EVERY == GUARD_EVERY - 1 and bool(failed.all()):
+                trace.append(dict(info))
+                look = k % GUARD_EVERY == GUARD_EVERY - 1
+                if look or state.log_w is not None:  # samples alone harm nobody until the next look, particles would
+                    failed = _guard(state, failed)
+                if look and bool(failed.all()):
                     break
                 stop = self.on_step is not None and self.on_step(k + 1, len(levels), info) is False
                 if self.store is not None and (stop or time.monotonic() - last > self.checkpoint_every):
@@ -327,6 +320,22 @@ class _Loop:
         self.prior.calls, self.prior.vjps = meta["calls"], meta["vjps"]
         state = State(tensors["x"], tensors.get("log_w"), aux, bool(meta.get("ended")))
         return state, tensors["failed"], meta["done"], list(trace)
+
+
+def _guard(state: State, failed: Tensor) -> Tensor:
+    """Put non-finite samples to rest at zero, particles without weight; returns which have failed so far.
+
+    A sum is non-finite if any term is, and a non-finite number minus itself is NaN: one pass over the state.
+    """
+    total = state.x.flatten(1).sum(1)
+    bad = total - total != 0
+    if state.log_w is None:
+        failed = bad = failed | bad
+    else:  # a particle without weight is replaced when the population resamples
+        state.log_w = torch.where(bad, -torch.inf, state.log_w)
+        failed = (state.log_w == -torch.inf).all().expand_as(failed)
+    state.x = torch.where(column(bad, state.x), 0.0, state.x)
+    return failed
 
 
 def _stack(trace: Sequence[Info]) -> dict[str, Tensor]:

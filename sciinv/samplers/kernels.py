@@ -64,8 +64,13 @@ def prior_step(prior: Counted, x: Tensor, rho: float, rng: Rng, log_step: float,
     return x
 
 
-def transition(x: Tensor, d: Tensor, eps: Tensor, t: float, s: float, *, eta: float, rule: str, rng: Rng) -> Tensor:
-    """The generic step of the explicit family, ``D* + sqrt(s^2 - tau^2) e + tau xi``."""
+def transition(
+    x: Tensor, d: Tensor, t: float, s: float, *, eta: float, rule: str, rng: Rng, eps_of: Tensor | None = None
+) -> Tensor:
+    """The generic step of the explicit family, ``D* + sqrt(s^2 - tau^2) e + tau xi``; ``e = (x - eps_of)/t``, and
+    ``eps_of`` is D* unless given.
+    """
     tau = eta * s * (1.0 if rule == "renoise" else math.sqrt(max(1 - (s / t) ** 2, 0.0)))
-    out = d + math.sqrt(max(s * s - tau * tau, 0.0)) * eps
+    keep = math.sqrt(max(s * s - tau * tau, 0.0)) / t
+    out = torch.lerp(d, x, keep) if eps_of is None else torch.add(d, x - eps_of, alpha=keep)
     return out if tau == 0 else out.add_(rng.normal_like(x), alpha=tau)

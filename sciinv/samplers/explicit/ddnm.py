@@ -65,7 +65,7 @@ class DDNM(Projected):
     def move(self, problem: Problem, x: Tensor, d: Tensor, t: float, s: float, rng: Rng) -> tuple[Tensor, Tensor]:
         """From ``t`` down to ``s``, given the denoised ``d``; and how far d was from the data, ``(n,)``."""
         d_y, gap = replace(problem, d, 0.0, rng)
-        return transition(x, d_y, (x - d) / t, t, s, eta=self.eta, rule="renoise", rng=rng), gap
+        return transition(x, d_y, t, s, eta=self.eta, rule="renoise", rng=rng, eps_of=d), gap
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
         if s > t:

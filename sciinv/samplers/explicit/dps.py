@@ -47,7 +47,7 @@ class DPS(Guided):
     claims: ClassVar[str] = (
         "approximate: biased mean and spread even for Gaussian priors; ignores the noise level (official weight)"
     )
-    requires: ClassVar[frozenset[str]] = frozenset({"differentiable", "gaussian"})
+    requires: ClassVar[frozenset[str]] = frozenset({"differentiable"})
 
     steps: int = 200
     zeta: float = 0.3
@@ -77,5 +77,5 @@ class DPS(Guided):
         back, norm2 = self.gradient(problem, d, t, rng)
         per_norm = column(norm2.clamp_min(torch.finfo(x.dtype).tiny).rsqrt(), x)
         rate = self.zeta * math.sqrt((1 + s * s) * (1 + t * t))
-        x_s = transition(x, d, (x - d) / t, t, s, eta=self.eta, rule=self.noise_rule, rng=rng)
+        x_s = transition(x, d, t, s, eta=self.eta, rule=self.noise_rule, rng=rng)
         return State(x_s.addcmul_(per_norm, pull(back), value=rate)), {"residual2": norm2}

@@ -1,6 +1,7 @@
 """What the gradient and proximal methods share: the data's gradient at an image, and two regularised solves.
 
-With ``r = y - A(d)`` per sample: the pull ``A'(d)^H r``, minus half the gradient of ``|y - A(d)|^2``; the ridge step
+With ``r = y - A(d)`` per sample: the pull ``A'(d)^H r``, minus half the gradient of ``|y - A(d)|^2`` (of the noise's
+own misfit where that is not Gaussian); the ridge step
 ``(A^H A + rho I)^-1 A^H r``, which takes d to ``argmin |y - A x|^2 + rho |x - d|^2``; the pseudo-inverse ``A^+ r``, its
 limit for rho = 0. Solves use the decomposition where it is offered, else conjugate gradients; ``A`` is only asked for
 ``A^H y`` and ``A^H A``, so a problem kept in its quadratic form will do.
@@ -12,17 +13,16 @@ import torch
 from torch import Tensor
 
 from sciinv.linalg import cg
-from sciinv.operator import inner
 from sciinv.problem import Info, Problem, QuadraticProblem
 
 CUTOFF = 1e-12  # squared singular values below this part of the largest count as zero
 
 
 def pull_of_data(problem: Problem, d: Tensor) -> tuple[Tensor, Tensor]:
-    """``A'(d)^H (y - A(d))`` in the shape of ``d`` and ``|y - A(d)|^2``, ``(n,)``, for linear and nonlinear A."""
-    a = problem.operator
-    residual = problem.residual(d)
-    norm2 = inner(residual, residual, len(a.codomain.shape))
+    """``A'(d)^H r`` in the shape of ``d`` and the misfit, ``(n,)``, for linear and nonlinear A and any noise."""
+    a, noise = problem.operator, problem.noise
+    seen = a(d)
+    residual, norm2 = noise.residual(problem.y, seen), noise.misfit(problem.y, seen, len(a.codomain.shape))
     return problem.linear.adjoint(residual) if a.linear else a.vjp(d, residual), norm2
 
 
@@ -45,10 +45,10 @@ def push(problem: Problem, d: Tensor, v: Tensor) -> Tensor:
 
 def ridge(problem: Problem | QuadraticProblem, d: Tensor, rho: float) -> tuple[Tensor, Info]:
     """``(A^H A + rho I)^-1 A^H (y - A d)`` and the solve's diagnostics."""
-    back = problem.aty - problem.normal(d)
     if "svd" in problem.capabilities():
-        v, s2 = problem.spectrum
-        return v(v.adjoint(back) / (s2 + rho)), {}
+        v, s2, data = problem.spectrum
+        return v((data - s2 * v.adjoint(d)) / (s2 + rho)), {}
+    back = problem.aty - problem.normal(d)
     ratio = 1 / rho
     precondition = problem.linear.preconditioner(ratio) if isinstance(problem, Problem) else None
     out = cg(
@@ -60,10 +60,10 @@ def ridge(problem: Problem | QuadraticProblem, d: Tensor, rho: float) -> tuple[T
 
 def pseudo_inverse(problem: Problem | QuadraticProblem, d: Tensor) -> tuple[Tensor, Info]:
     """``A^+ (y - A d)``, the shortest of the least-squares steps, and the solve's diagnostics."""
-    back = problem.aty - problem.normal(d)
     if "svd" in problem.capabilities():
-        v, s2 = problem.spectrum
-        keep = s2 > CUTOFF * s2.max()
-        return v(torch.where(keep, v.adjoint(back) / s2.clamp_min(torch.finfo(s2.dtype).tiny), 0.0)), {}
+        v, s2, data = problem.spectrum
+        inverse = (s2 > CUTOFF * s2.max()) / s2.clamp_min(torch.finfo(s2.dtype).tiny)
+        return v(inverse * data - (inverse > 0) * v.adjoint(d)), {}
+    back = problem.aty - problem.normal(d)
     out = cg(problem.normal, back, tol=problem.cg_tol, max_iter=problem.cg_max_iter)
     return out.x, {"cg_residual": out.residual}

@@ -71,5 +71,5 @@ class PiGDM(Guided):
             return super().step(problem, prior, state, t, s, rng)
         d, pull = prior.denoise_vjp(state.x, t)
         back, info = pseudo_inverse(problem, d)
-        x_s = transition(state.x, d, (state.x - d) / t, t, s, eta=self.eta, rule="ddim", rng=rng)
+        x_s = transition(state.x, d, t, s, eta=self.eta, rule="ddim", rng=rng)
         return State(x_s + pull(back)), info
