@@ -8,13 +8,14 @@ one and ``residual`` says how good.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sciinv.operator import inner
+from sciinv.operator import LinearOperator, inner
 
 
 class CGResult(NamedTuple):
@@ -78,3 +79,13 @@ def cg(
         rr = torch.where(active, inner(r, r, ndim), rr)
     norm = inner(b, b, ndim).clamp_min(tiny)
     return CGResult(x, (rr / norm).sqrt(), used, r)
+
+
+@torch.no_grad()
+def operator_norm(operator: LinearOperator, start: Tensor, steps: int = 12) -> float:
+    """Largest singular value within a few per cent, by the power method from ``start`` ``(1, *domain)``."""
+    x, value = start, 0.0
+    for _ in range(steps):
+        x = operator.normal(x / x.norm())
+        value = float(x.norm())
+    return math.sqrt(value)

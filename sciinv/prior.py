@@ -17,6 +17,9 @@ from sciinv.errors import Unsupported
 from sciinv.operator import Identity, Operator, Space
 from sciinv.rng import Rng
 
+FULL, PARTIAL = "E[x0|x_t]", "E[x0|A~ x_t, A~]"
+"""What a denoiser may predict: the mean of the image given all of a noisy one, or given a part of it."""
+
 
 class Prior(nn.Module, abc.ABC):
     """A denoiser bound to a state space.
@@ -25,8 +28,10 @@ class Prior(nn.Module, abc.ABC):
     ----------
     space : state space ``(channel, *space)``.
     sigma_min, sigma_max : range of noise levels in which the denoiser is trusted; sampling starts at ``sigma_max``.
+    predicts : `FULL`, or `PARTIAL` for a network that was trained on incomplete data and is no prior yet.
     """
 
+    predicts: str = FULL
     space: Space
     sigma_min: float = 2e-3
     sigma_max: float = 80.0
