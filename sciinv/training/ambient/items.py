@@ -1,5 +1,4 @@
-"""Measurements as training data: ``y = A x_0 + sigma_y n``, one `Problem` an item, every item with an operator of its
-own.
+"""Measurements as training data: ``y = A x_0 + sigma_y n``, one `Problem` an item, an operator of its own each.
 
 Nothing here knows a domain. Which data an item has is read off its operator, ``m_i = [(A z)_i != 0]`` for a random z
 (a row that measures nothing is exactly zero); whatever the file holds elsewhere, NaN included, is replaced by zero and
@@ -12,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -76,8 +76,9 @@ def per_item(operators: Sequence[LinearOperator]) -> LinearOperator:
     plain = [op.op if isinstance(op, Scaled) else op for op in operators]
     if all(type(op) in (Diagonal, Mask) for op in plain):
         factors = [op.c if isinstance(op, Scaled) else 1.0 for op in operators]
-        rows = [c * op.diagonal.expand(domain.shape) for op, c in zip(plain, factors, strict=True)]  # type:
-        ignore[union-attr, operator] return DiagonalItems(torch.stack(rows), domain, codomain)
+        diagonals = [cast(Diagonal, op).diagonal.expand(domain.shape) for op in plain]
+        rows = [c * d for c, d in zip(factors, diagonals, strict=True)]
+        return DiagonalItems(torch.stack(rows), domain, codomain)
     return Stacked(operators, 1)
 
 
