@@ -24,7 +24,7 @@ from sciinv_mri.io import READERS
 from sciinv_mri.masks import undersample
 from sciinv_mri.problem import MRIOptions, prepare, problem
 
-from sciinv.calibration import calibrated_bounds, load_calibration
+from sciinv.calibration import load_calibration
 from sciinv.diagnostics.metrics import coverage, error_correlation, psnr, ssim
 from sciinv.priors.checkpoint import load_prior
 from sciinv.samplers import PnPDM, sample
@@ -83,9 +83,10 @@ def run_case(
         "rhat_max": drawn.provenance.get("rhat_max", float("nan")),
     }
     if CALIBRATION.is_file():
-        factor = load_calibration(CALIBRATION).factor(data.acceleration)
+        calibration = load_calibration(CALIBRATION)
+        factor = calibration.factor(data.acceleration)
         if factor is not None:
-            row["coverage_90_calibrated"] = coverage(*calibrated_bounds(s, factor, LEVEL), reference, head)
+            row["coverage_90_calibrated"] = coverage(*calibration.bounds(s, factor), reference, head)
     row["gain_db"] = row["pnpdm"] - max(row["sense"], row["l1_wavelet"])
     row["gain_ssim"] = row["pnpdm_ssim"] - max(row["sense_ssim"], row["l1_wavelet_ssim"])
     return {k: float(v) for k, v in row.items()}

@@ -3,7 +3,8 @@
 A calibration is learned on other data than those it is applied to, for one prior, method and level. It scales the half
 width of a Gaussian interval: ``mean -+ factor * z * std`` with ``z`` the normal quantile of the level (the scaling of
 Laves et al. 2020, "Well-calibrated regression uncertainty in medical imaging"). Used on another prior or method it
-would be a guess, so it is not.
+would be a guess, so it is not. The mean and std of n samples are themselves uncertain: n normal draws cover the next
+one by ``mean -+ t_(n-1) sqrt(1 + 1/n) std``, so a factor learned with m samples is used on n times the ratio of the two.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
 from torch import Tensor
 
+from sciinv.diagnostics.alarms import MARGIN
 from sciinv.diagnostics.metrics import coverage, error_correlation, psnr, ssim
 from sciinv.errors import InputError
 from sciinv.samples import Samples
 
-MARGIN = 0.05  # measured coverage this far under the nominal one is called over-confident
 STRETCH = 1.25  # a factor is used this far beyond the accelerations it was learned at
 MAX_FILE = 1 << 20
 
@@ -40,6 +42,7 @@ class Calibration(BaseModel):
     factors : factor by acceleration.
     learned_on : the data it was learned on, in words.
     pattern : the sampling pattern it holds for, as the domain names it in ``meta["pattern"]``; empty for any.
+    samples : how many samples its mean and std came from.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -51,6 +54,7 @@ class Calibration(BaseModel):
     factors: dict[float, Annotated[float, Field(gt=0, le=100)]]
     learned_on: str
     pattern: str = ""
+    samples: Annotated[int, Field(gt=1)] = 20
 
     def misfit(self, prior_sha256: str, method: str, level: float) -> str:
         """Why it does not fit, or an empty string."""
@@ -61,6 +65,15 @@ class Calibration(BaseModel):
         if abs(level - self.level) > 1e-9:
             return f"the calibration was learned at level {self.level:g}"
         return ""
+
+    def bounds(self, summary: Mapping[str, Any], factor: float) -> tuple[Tensor, Tensor]:
+        """``mean -+ factor * z * std`` for as many (effective) samples as there are; the magnitude of a complex image,
+        and not below zero.
+        """
+        widen = _predictive(max(summary["ess"], 2.0), self.level) / _predictive(self.samples, self.level)
+        half = factor * widen * NormalDist().inv_cdf((1 + self.level) / 2) * summary["std"]
+        lower = summary["magnitude_mean"] - half
+        return (lower.clamp_min(0) if summary["mean"].is_complex() else lower), summary["magnitude_mean"] + half
 
     def factor(self, acceleration: float | None, pattern: str = "") -> float | None:
         """The factor at this acceleration, linear between neighbours; ``None`` far from all that were studied."""
@@ -95,11 +108,9 @@ def load_calibration(path: Path) -> Calibration:
     return found
 
 
-def calibrated_bounds(summary: Mapping[str, Any], factor: float, level: float) -> tuple[Tensor, Tensor]:
-    """``mean -+ factor * z * std`` of the magnitude (not below zero for a complex image)."""
-    half = factor * NormalDist().inv_cdf((1 + level) / 2) * summary["std"]
-    lower = summary["magnitude_mean"] - half
-    return (lower.clamp_min(0) if summary["mean"].is_complex() else lower), summary["magnitude_mean"] + half
+def _predictive(n: float, level: float) -> float:
+    """Half width, in standard deviations of n normal draws, that covers the next one at this level."""
+    return float(stats.t.ppf((1 + level) / 2, n - 1)) * math.sqrt(1 + 1 / n)
 
 
 def measure(
@@ -153,6 +164,8 @@ def statement(
         text += f"; measured against the reference: {100 * measured['coverage']:.1f} % raw"
         if "coverage_calibrated" in measured:
             text += f", {100 * measured['coverage_calibrated']:.1f} % calibrated"
+            if measured["coverage_calibrated"] < level - MARGIN:
+                text += " (too narrow here)"
         if measured["coverage"] < nominal - MARGIN:
             text += ": over-confident"
     return text

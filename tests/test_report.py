@@ -143,6 +143,8 @@ CASES = {
                    "Bounds were calibrated on other data", True),
     "both": ({"measured": 0.71, "calibrated": 0.88, "over_confident": True, "source": "study", "statement": "a <b>"},
              "may be over-confident", True),
+    "narrow": ({"measured": 0.5, "calibrated": 0.73, "level": 0.9, "over_confident": False, "source": "study",
+                "statement": "held 73 %"}, "less often than they should", False),
     "good": ({"measured": 0.89, "over_confident": False, "statement": "held 89 %"}, "as often as they should", False),
     "none": ({}, "Nobody has measured how often", True),
 }  # fmt: skip

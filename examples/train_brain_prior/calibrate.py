@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--rates", type=float, nargs="+", default=list(LINES))
     parser.add_argument("--held-out", type=Path, help="a pool chunk that was not trained on: its raw coverage at x4")
     args = parser.parse_args()
@@ -106,6 +106,7 @@ def main() -> None:
         "method": "pnpdm",
         "pattern": "lines",
         "level": LEVEL,
+        "samples": args.samples,
         "factors": factors,
         "protocol": "random phase-encoding lines, 8 or 16 coils, 96 x 96, 8 to 10 calibration lines",
         "learned_on": f"{args.heads} phantom heads made from equations an acceleration",

@@ -16,6 +16,7 @@ RHAT = 1.05
 ESS_SHARE = 0.1
 ANCESTORS = 10
 SPREAD = 1.0
+MARGIN = 0.05  # measured coverage this far under the nominal one is called over-confident
 
 
 @dc.dataclass(frozen=True)

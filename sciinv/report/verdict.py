@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sciinv.diagnostics.alarms import ANCESTORS, ESS_SHARE, RHAT, SPREAD, apart, collapsed
+from sciinv.diagnostics.alarms import ANCESTORS, ESS_SHARE, MARGIN, RHAT, SPREAD, apart, collapsed
 from sciinv.report.model import Report
 from sciinv.report.sections import Finding
 from sciinv.report.text import clean, number, percent
@@ -168,15 +168,18 @@ def _sentence(text: str) -> str:
 def _coverage(report: Report) -> Finding:
     coverage = report.coverage
     measured, calibrated = number(coverage.get("measured")), number(coverage.get("calibrated"))
-    text = statement(report)
+    text, wanted = statement(report), number(coverage.get("level"))
+    narrow = calibrated is not None and wanted is not None and calibrated < wanted - MARGIN
     if coverage.get("over_confident"):
-        level = "alarm" if calibrated is None else "caution"
+        level = "alarm" if calibrated is None or narrow else "caution"
         return Finding(level, "The raw uncertainty maps may be over-confident", text)
     if coverage.get("over_confident") is None and coverage.get("source"):
         title = "Bounds were calibrated on other data; coverage was not measured on this one"
         return Finding("caution", title, text)
     if coverage.get("over_confident") is None:
         return Finding("unknown", "Coverage has not been measured and is not calibrated for this protocol", text)
+    if narrow:
+        return Finding("caution", "The calibrated bounds held the truth less often than they should", text)
     held = "The intervals held the truth as often as they should"
     return Finding("ok", held if measured is not None else "No over-confidence reported", text)
 

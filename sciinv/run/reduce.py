@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciinv.calibration import Calibration, calibrated_bounds, measure
+from sciinv.calibration import Calibration, measure
 from sciinv.config import RunConfig
 from sciinv.results import ItemResult
 from sciinv.rng import Rng
@@ -111,8 +111,8 @@ def reduce_item(
     factor = None
     if calibration is not None:
         factor = calibration.factor(values.get("acceleration"), values.get("pattern", ""))
-    if factor is not None:
-        calibrated = {"factor": factor, "bounds": calibrated_bounds(summary, factor, level)}
+    if calibration is not None and factor is not None:
+        calibrated = {"factor": factor, "bounds": calibration.bounds(summary, factor)}
     measured = None
     if reference is not None:
         measured = measure(x, summary, reference, support, None if calibrated is None else calibrated["bounds"])
