@@ -4,7 +4,7 @@ A calibration is learned on other data than those it is applied to, for one prio
 width of a Gaussian interval: ``mean -+ factor * z * std`` with ``z`` the normal quantile of the level (the scaling of
 Laves et al. 2020, "Well-calibrated regression uncertainty in medical imaging"). Used on another prior or method it
 would be a guess, so it is not. The mean and std of n samples are themselves uncertain: n normal draws cover the next
-one by ``mean -+ t_(n-1) sqrt(1 + 1/n) std``, so a factor learned with m samples is used on n times the ratio of the two.
+one by ``mean -+ t_(n-1) sqrt(1 + 1/n) std``, so a factor learned with m samples is used on n times the ratio of both.
 """
 
 from __future__ import annotations
