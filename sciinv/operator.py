@@ -18,8 +18,11 @@ from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from sciinv.errors import MismatchError, Unsupported
+
+LARGEST = 1 << 24  # entries of a matrix that is decomposed
 
 
 class Space(NamedTuple):
@@ -83,13 +86,30 @@ class Operator(nn.Module, abc.ABC):
             (g,) = torch.autograd.grad(self(x), x, v)
         return g
 
+    def forward_vjp(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """``A(x)`` and the map ``v -> J(x)^H v``, from one forward pass."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            out = self(x)
+        return out.detach(), lambda v: torch.autograd.grad(out, x, v, retain_graph=True)[0]
+
+    def split(self) -> tuple[Operator, LinearOperator]:
+        """``(g, A)`` with ``self = g @ A`` and A linear, for a map that sees few directions of its domain."""
+        raise Unsupported(
+            f"{type(self).__name__} is not a map of few linear numbers", hint="a kernel on the whole space"
+        )
+
+    def has_split(self) -> bool:
+        """Whether `split` is offered."""
+        return type(self).split is not Operator.split
+
     def __matmul__(self, inner_op: Operator) -> Operator:
         """Composition ``(A @ B)(x) = A(B(x))``."""
         return Chain(self, inner_op)
 
     def capabilities(self) -> frozenset[str]:
-        """Names a sampler may require: ``linear``, ``svd``, ``differentiable``."""
-        return frozenset({"differentiable"})
+        """Names a sampler may require: ``linear``, ``svd``, ``differentiable``, ``split``."""
+        return frozenset({"differentiable"} | ({"split"} if self.has_split() else set()))
 
 
 class Chain(Operator):
@@ -103,6 +123,15 @@ class Chain(Operator):
     def forward(self, x: Tensor) -> Tensor:
         return self.outer(self.inner_op(x))
 
+    def has_split(self) -> bool:
+        return self.outer.has_split() and isinstance(self.inner_op, LinearOperator)
+
+    def split(self) -> tuple[Operator, LinearOperator]:
+        if not isinstance(self.inner_op, LinearOperator):
+            return super().split()
+        outer, seen = self.outer.split()
+        return outer, seen @ self.inner_op
+
 
 class LinearOperator(Operator):
     """Linear over the reals. Subclasses write ``forward`` and, when faster, ``adjoint``, ``normal``, ``svd``."""
@@ -115,6 +144,28 @@ class LinearOperator(Operator):
         """``A^H y``; by default the vector-Jacobian product of `forward` at zero."""
         batch = y.shape[: y.ndim - len(self.codomain.shape)]
         return self.vjp(y.new_zeros((*batch, *self.domain.shape), dtype=_like(self.domain.dtype, y.dtype)), y)
+
+    def forward_vjp(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return self(x), self.adjoint
+
+    def row_space(self, cutoff: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Orthonormal states ``(r, *domain.shape)`` that the data see, in float64, and their singular values, largest
+        first; real states and small operators only.
+
+        Parameters
+        ----------
+        cutoff : singular values at or below this fraction of the largest are left out.
+        """
+        if self.domain.dtype.is_complex or self.domain.size * self.codomain.size > LARGEST:
+            raise Unsupported(
+                f"{type(self).__name__} is too large for its row space", expected=f"real, at most {LARGEST} entries",
+                found=f"{self.codomain.size} x {self.domain.size}", hint="a kernel on the whole space",
+            )  # fmt: skip
+        _, s, rows = torch.linalg.svd(self.as_matrix(), full_matrices=False)
+        least = max(cutoff, max(self.domain.size, self.codomain.size) * torch.finfo(s.dtype).eps)
+        # the rank decides a shape, so the host waits here, once a problem
+        keep = len(s) if isinstance(s, FakeTensor) else int((s > least * s[0]).sum())
+        return rows[:keep].unflatten(-1, self.domain.shape), s[:keep]
 
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x``."""

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import MismatchError, Unsupported
+from sciinv.generic.diagonal import Diagonal
 from sciinv.linalg import cg
-from sciinv.noise import Gaussian
+from sciinv.noise import Gaussian, Noise
 from sciinv.operator import SVD, LinearOperator, Operator, Scaled, Space, inner
+from sciinv.reduced import Reduced
 from sciinv.rng import Rng
 from sciinv.spectral import Observed, Spectral
 
@@ -34,7 +36,7 @@ class Problem:
 
     y: Tensor
     operator: Operator
-    noise: Gaussian
+    noise: Noise
     meta: Mapping[str, Any] = dc.field(default_factory=dict)
     cg_tol: float = 1e-5
     cg_max_iter: int = 400
@@ -61,14 +63,14 @@ class Problem:
 
     def capabilities(self) -> frozenset[str]:
         """What a sampler may require of this problem."""
-        return self.operator.capabilities() | {"gaussian"}
+        return self.operator.capabilities() | ({"gaussian"} if self.noise.white else frozenset())
 
     def pullback(self, inner_op: Operator) -> Problem:
         """The same data seen through another parametrisation, ``A -> A @ inner``."""
         return dc.replace(self, operator=self.operator @ inner_op)
 
     def chi2(self, x: Tensor) -> Tensor:
-        """``|y - A x|^2 / sigma^2`` per sample."""
+        """``|y - A x|^2 / sigma^2`` per sample, or what stands for it with other noise."""
         return self.noise.chi2(self.y, self.operator(x), len(self.operator.codomain.shape))
 
     def log_likelihood(self, x: Tensor) -> Tensor:
@@ -78,6 +80,15 @@ class Problem:
     def residual(self, x: Tensor) -> Tensor:
         """``y - A(x)``."""
         return self.y - self.operator(x)
+
+    @functools.cached_property
+    def linearised(self) -> Problem:
+        """The problem with white Gaussian noise that comes nearest; the problem itself where the noise is that."""
+        if self.noise.white:
+            return self
+        data, sigma = self.noise.linearised(self.y)
+        weight = Diagonal(1 / sigma, tuple(self.operator.codomain.shape))
+        return dc.replace(self, y=data / sigma, operator=weight @ self.operator, noise=Gaussian(1.0))
 
     @property
     def linear(self) -> LinearOperator:
@@ -116,6 +127,11 @@ class Problem:
     def observed(self) -> Observed:
         """The data as exact observations of a diffused state, computed once; needs a decomposition."""
         return Observed.of(self.spectral, self.noise.sigma)
+
+    @functools.cached_property
+    def reduced(self) -> Reduced:
+        """The few directions that nonlinear data see, computed once; needs an operator with ``split``."""
+        return Reduced.of(self.operator)
 
     def draw(self, x: Tensor, rho: float, rng: Rng) -> tuple[Tensor, Info]:
         """One exact draw of ``p(z | y, x) ~ N(y; A z, sigma^2) N(z; x, rho^2)`` per sample."""

@@ -5,7 +5,7 @@ import dataclasses as dc
 import numpy as np
 import pytest
 import torch
-from sciinv_vlbi import gains, products
+from sciinv_vlbi import gains, predict, products
 from sciinv_vlbi.closures import closures, whitening
 from sciinv_vlbi.dft import CROSSOVER, Dft, NonuniformDft, RowSpace, pulse_transform, visibility_operator
 from sciinv_vlbi.observation import MICRO_ARCSECOND
@@ -58,7 +58,7 @@ OPERATORS = {
     "flux": lambda: products.TotalFlux(8, 0.3, 0.05),
     "centroid": lambda: products.Centroid(8, 8.0, 0.3, 0.6, 2.0),
     "gains": lambda: gains.corruption(OBS, gains.draw(OBS, 1)),
-    "predict": lambda: products.Predict(
+    "predict": lambda: predict.Predict(
         Dft(OBS.uv, 12, PIXEL), [closure("phase", products.ClosurePhase), products.Amplitude(OBS.vis, OBS.sigma)],
         [products.TotalFlux(12, 1.0, 0.1)], 0.1 * np.ones(len(OBS), complex),
     ),

@@ -5,13 +5,15 @@ import dataclasses as dc
 import numpy as np
 import pytest
 import torch
-from sciinv_vlbi import DOMAIN
-from sciinv_vlbi.averaging import average
+from sciinv_vlbi import DOMAIN, gains
+from sciinv_vlbi.averaging import average, scans
+from sciinv_vlbi.closures import closures, whitening
 from sciinv_vlbi.demo import demo
 from sciinv_vlbi.io import read, write_image
 from sciinv_vlbi.observation import MICRO_ARCSECOND
 from sciinv_vlbi.options import VLBIOptions
 from sciinv_vlbi.problem import problem
+from sciinv_vlbi.products import LogAmplitude, LogClosureAmplitude
 from sciinv_vlbi.simulate import measure, phantom, read_array, simulate
 from vlbi_files import FOV, SIDE, crescent, track
 
@@ -19,6 +21,7 @@ from sciinv.cli import main
 from sciinv.config import build
 from sciinv.errors import InputError, UsageError
 from sciinv.priors.random_field import RandomFieldPrior
+from sciinv.reduced import CUTOFF
 from sciinv.rng import Rng
 from sciinv.samplers import METHODS
 from sciinv.samplers.base import sample
@@ -242,3 +245,74 @@ def test_m87_is_a_problem(real_data):
     blob = 0.6 * phantom(64, 128.0, diameter=1.0, width=20.0)
     ring, point = (float(p.chi2(state(p, i))[0]) / p.n_data for i in (image, blob))
     assert ring < point
+
+
+def test_log_amplitudes_with_gains_marginalised_are_a_dense_gaussian():
+    obs = average(crescent(gain=0.2, phases=True, seed=3))
+    errors = gains.errors(obs, 0.1, {obs.stations[0].name: 1.0})
+    relative = obs.sigma / np.abs(obs.vis)
+    kept, blocks = gains.log_amplitude_covariance(obs, relative, errors, 3.0)
+    product = LogAmplitude(obs.vis, kept, whitening(blocks))
+    model = obs.vis * np.exp(0.1 * np.random.default_rng(0).normal(size=len(obs)))
+    # the whole covariance at once, from its definition: noise, and one shared gain a station and scan
+    scan = scans(obs)[kept]
+    same = scan[:, None] == scan
+    dense = np.diag(relative[kept] ** 2)
+    for number, error in enumerate(errors):
+        member = (obs.a[kept] == number) | (obs.b[kept] == number)
+        dense += error**2 * np.outer(member, member) * same
+    off = np.log(np.abs(obs.vis / model))[kept]
+    r = product.data - product(torch.from_numpy(model))
+    assert float(r.square().sum()) == pytest.approx(off @ np.linalg.solve(dense, off), rel=1e-4)
+
+
+def test_the_truth_has_chi_squared_one_under_unknown_gains_and_others_have_not():
+    options = dc.replace(SMALL, products=("cphase", "logamp"), gain_error=0.15)
+    ratio, blind = [], []
+    for seed in range(8):
+        p = problem(crescent(track(tint=2000.0), seed=seed, gain=0.15, phases=True), 0, options)
+        a, b = p.meta["products"]["logamp"]
+        r = (p.y - p.operator(state(p)))[0, a:b]
+        ratio.append(float(r.square().mean()))
+        naive = problem(crescent(track(tint=2000.0), seed=seed, gain=0.15, phases=True), 0,
+                        dc.replace(options, gain_error=1e-6))  # fmt: skip
+        blind.append(float((naive.y - naive.operator(state(naive)))[0, a:b].square().mean()))
+    assert np.mean(ratio) == pytest.approx(1.0, abs=3 * np.sqrt(2 / (8 * (b - a))) + 0.03)
+    assert np.mean(blind) > 5
+    brighter = p.chi2(1.5 * state(p)) - p.chi2(state(p))
+    assert float(brighter) > 5  # gains of 15 % leave the flux known
+
+
+def test_free_gains_leave_what_closures_know():
+    obs = average(crescent(gain=0.2, phases=True, seed=3))
+    relative = obs.sigma / np.abs(obs.vis)
+    kept, blocks = gains.log_amplitude_covariance(obs, relative, np.full(len(obs.stations), 300.0), 0.0)
+    free = LogAmplitude(obs.vis, kept, whitening(blocks, cutoff=0.0))
+    chosen = closures(obs, "amplitude")
+    closed = LogClosureAmplitude(obs.vis, chosen, whitening(chosen.covariance(relative)))
+    model = torch.from_numpy(obs.vis * np.exp(0.1 * np.random.default_rng(0).normal(size=len(obs))))
+    one, other = (float((q.data - q(model)).square().sum()) for q in (free, closed))
+    assert one == pytest.approx(other, rel=0.02)
+
+
+def test_gains_of_unknown_stations_are_refused():
+    with pytest.raises(UsageError, match="not in the data"):
+        problem(crescent(), 0, dc.replace(SMALL, products=("logamp",), gain_errors={"NOWHERE": 1.0}))
+    with pytest.raises(UsageError, match="likelihood"):
+        problem(crescent(), 0, dc.replace(SMALL, products=("logamp", "logcamp")))
+    assert build(VLBIOptions, {"gain_errors": {"LM": 1.0}}, "options").gain_errors == {"LM": 1.0}
+
+
+def test_an_image_is_seen_through_its_row_space():
+    p = problem(crescent(), 0, dc.replace(SMALL, products=("cphase", "logcamp", "flux", "centroid")))
+    seen = p.reduced
+    assert seen.rank < 0.5 * p.domain.size
+    x = state(p)
+    basis = seen.basis.double()
+    assert float((basis @ basis.T - torch.eye(seen.rank)).abs().max()) < 1e-6
+    # all of the flux and position, and all but CUTOFF of the visibilities, survive the projection
+    w = seen.hidden(x)
+    largest = p.operator.seen.transform.row_space(0.5)[1][0]
+    vis = p.operator.seen.transform(w)
+    assert float(vis.abs().square().sum().sqrt()) <= CUTOFF * float(largest) * float(w.norm()) * 1.01
+    assert torch.allclose(seen.data(seen.linear(x)), p.operator(x), atol=1e-3)

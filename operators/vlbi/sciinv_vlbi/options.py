@@ -8,13 +8,14 @@ from typing import Literal
 
 from sciinv.errors import UsageError
 
-Name = Literal["vis", "amp", "bispectrum", "cphase", "logcamp", "flux", "centroid"]
+Name = Literal["vis", "amp", "logamp", "bispectrum", "cphase", "logcamp", "flux", "centroid"]
 Pulse = Literal["triangle", "rect", "delta"]
 Short = Literal["drop", "scale", "component", "keep"]
 Count = Literal["minimal", "all"]
 PhaseNoise = Literal["wrapped", "von_mises"]
 SAME = ({"vis", "amp"}, {"vis", "bispectrum"}, {"vis", "cphase"}, {"vis", "logcamp"}, {"amp", "logcamp"},
-        {"amp", "bispectrum"}, {"bispectrum", "cphase"}, {"bispectrum", "logcamp"})  # fmt: skip
+        {"amp", "bispectrum"}, {"bispectrum", "cphase"}, {"bispectrum", "logcamp"}, {"logamp", "vis"},
+        {"logamp", "amp"}, {"logamp", "bispectrum"}, {"logamp", "logcamp"})  # fmt: skip
 """Products that say the same thing twice: a likelihood of both would be too sharp."""
 
 
@@ -24,7 +25,8 @@ class VLBIOptions:
 
     Attributes
     ----------
-    products : what is compared: vis, amp, bispectrum, cphase, logcamp, flux (total), centroid (pins the position).
+    products : what is compared: vis, amp, logamp (logarithms with the station gains marginalised), bispectrum, cphase,
+        logcamp, flux (total), centroid (pins the position).
     npix, fov : image side in pixels, and in micro-arcseconds.
     pulse : shape of a pixel: triangle, rect or delta.
     average : ``scan``, ``none``, or seconds.
@@ -35,6 +37,8 @@ class VLBIOptions:
     flux : Jy inside the image; 0 takes the short baselines' median amplitude, or the largest amplitude without any.
     flux_error : relative error of `flux`, for the product of that name.
     extended_fwhm : of the component, micro-arcseconds.
+    gain_error : standard deviation of the logarithm of each station's gain in each scan, for logamp.
+    gain_errors : the same for single stations, as in ``{LM: 1.0}``.
     centroid_error : micro-arcseconds, for the product of that name.
     closures : ``minimal`` (least noisy first) or ``all``.
     covariance : ``full`` or ``diagonal``.
@@ -56,6 +60,8 @@ class VLBIOptions:
     flux: float = 0.0
     flux_error: float = 0.1
     extended_fwhm: float = 1000.0
+    gain_error: float = 0.1
+    gain_errors: dict[str, float] = dc.field(default_factory=dict)
     centroid_error: float = 2.0
     closures: Count = "minimal"
     covariance: Literal["full", "diagonal"] = "full"
@@ -72,6 +78,7 @@ class VLBIOptions:
             ("flux_error", self.flux_error, 1e-9, 1e3), ("short_uv", self.short_uv, 0, 1e3),
             ("extended_fwhm", self.extended_fwhm, 1e-3, 1e9), ("centroid_error", self.centroid_error, 1e-6, 1e9),
             ("snr_min", self.snr_min, 0, 1e6),
+            *(("gain_error", value, 1e-6, 1e3) for value in (self.gain_error, *self.gain_errors.values())),
         )  # fmt: skip
         for name, value, low, high in limits:
             if not low <= value <= high:
@@ -79,7 +86,7 @@ class VLBIOptions:
         if not chosen - {"flux", "centroid"} or len(chosen) < len(self.products) or both:
             raise UsageError(
                 "the products do not make a likelihood",
-                expected="vis; amp and/or cphase; cphase and/or logcamp; or bispectrum; and flux, centroid as wished",
+                expected="vis; cphase and/or one of amp, logamp, logcamp; or bispectrum; and flux, centroid",
                 found=", ".join(self.products),
                 hint="what repeats itself would count the data twice" if both else "products=[cphase,logcamp]",
             )

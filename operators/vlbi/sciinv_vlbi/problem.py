@@ -19,17 +19,18 @@ from sciinv.errors import InputError, UsageError
 from sciinv.noise import Gaussian
 from sciinv.operator import LinearOperator
 from sciinv.problem import Problem
-from sciinv_vlbi import averaging, closures
+from sciinv_vlbi import averaging, closures, gains
 from sciinv_vlbi.dft import CROSSOVER, visibility_operator
 from sciinv_vlbi.observation import MICRO_ARCSECOND, Observation
 from sciinv_vlbi.options import VLBIOptions
+from sciinv_vlbi.predict import Predict
 from sciinv_vlbi.products import (
     Amplitude,
     Bispectrum,
     Centroid,
     ClosurePhase,
+    LogAmplitude,
     LogClosureAmplitude,
-    Predict,
     Product,
     TotalFlux,
     Visibility,
@@ -139,6 +140,12 @@ def _products(
         made["vis"] = Visibility(vis, obs.sigma)
     if "amp" in options.products:
         made["amp"] = Amplitude(vis, obs.sigma)
+    if "logamp" in options.products:
+        kept, covariance = gains.log_amplitude_covariance(
+            obs, relative, gains.errors(obs, options.gain_error, options.gain_errors), options.snr_min, options.gap
+        )
+        made["logamp"] = LogAmplitude(vis, kept, closures.whitening(covariance))
+        counts["logamp"] = len(kept)
     for name, kind in (("bispectrum", "phase"), ("cphase", "phase"), ("logcamp", "amplitude")):
         if name not in options.products:
             continue

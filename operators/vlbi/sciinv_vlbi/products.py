@@ -10,6 +10,7 @@ Each takes the visibilities ``(row,)`` of a model and returns what the likelihoo
   residual is that of the branch nearest to the data. ``f(d) = d`` is the Gaussian in the wrapped residual;
   ``f(d) = 2 sin(d/2)`` gives ``4 sin^2(d/2)/sigma^2 = 2 (1 - cos d)/sigma^2``, the von Mises density with
   ``kappa = 1/sigma^2``, smooth where the Gaussian has a kink (exactly so for uncorrelated phases).
+* `LogAmplitude`: ``W ln|V|``, W whitens noise and station gains together.
 * `LogClosureAmplitude`: ``W D ln|V|``. The logarithm of the measured amplitude is biased by ``E1(s^2/2)/2`` only (0.001
   at a signal-to-noise ratio s of 3), so nothing is subtracted.
 
@@ -147,6 +148,23 @@ class LogClosureAmplitude(Product):
         return self.combine(log_modulus(x))
 
 
+class LogAmplitude(Product):
+    """Whitened log amplitudes ``W ln|V|`` of the rows `kept`; W of each block as in `ClosurePhase`.
+
+    The covariance of a block holds the gains (`gains.log_amplitude_covariance`), so gains are marginalised exactly to
+    first order in sigma/|V|.
+    """
+
+    def __init__(self, vis: NDArray[np.complex128], kept: NDArray[np.int64], roots: Sequence[NDArray[np.float64]]):
+        pick = sparse.csr_array((np.ones(len(kept)), (np.arange(len(kept)), kept)), shape=(len(kept), len(vis)))
+        whiten = sparse.block_diag(roots, "csr")
+        super().__init__(len(vis), whiten @ np.log(np.abs(vis[kept])))
+        self.combine = Sparse(whiten @ pick)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.combine(log_modulus(x))
+
+
 class Sparse(LinearOperator):
     """A real matrix with few entries, ``(columns,)`` to ``(rows,)``.
 
@@ -208,6 +226,10 @@ class _GatherSum(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Any:
         return _GatherSum.apply(g, *ctx.tables), None, None, None, None
 
+    @staticmethod
+    def jvp(ctx: Any, along: Tensor, *_: None) -> Any:
+        return _GatherSum.apply(along, *ctx.tables[2:], *ctx.tables[:2])
+
 
 def log_modulus(x: Tensor) -> Tensor:
     """``ln |x|``, with a floor and a zero gradient where x is zero (an image of zeros has no closures)."""
@@ -257,43 +279,6 @@ class Centroid(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return torch.einsum("...k,khw->...hw", y, self.weight.to(y.dtype)).unsqueeze(-3)
-
-
-class Predict(Operator):
-    """All chosen products of an image, in one vector: ``concat_k P_k(A x + V_ext)`` and rows linear in the image.
-
-    Parameters
-    ----------
-    transform : image to visibilities.
-    products : operators on visibilities.
-    linear : operators on the image (`TotalFlux`, `Centroid`).
-    extended : visibilities of flux outside the image, ``(row,)``, or ``None``.
-    """
-
-    extended: Tensor | None
-
-    def __init__(
-        self,
-        transform: LinearOperator,
-        products: Sequence[Product],
-        linear: Sequence[LinearOperator] = (),
-        extended: NDArray[np.complex128] | None = None,
-    ):
-        size = sum(op.codomain.size for op in (*products, *linear))
-        super().__init__(transform.domain, Space((size,)))
-        self.transform = transform
-        self.products, self.rows = torch.nn.ModuleList(products), torch.nn.ModuleList(linear)
-        added = None if extended is None else torch.from_numpy(extended.astype(np.complex64))
-        self.register_buffer("extended", added)
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = [op(x) for op in self.rows]
-        if len(self.products):
-            vis = self.transform(x)
-            if self.extended is not None:
-                vis = vis + self.extended.to(vis.dtype)
-            parts = [*(op(vis) for op in self.products), *parts]
-        return torch.cat(parts, -1)
 
 
 def _parts(z: NDArray[np.complex128]) -> NDArray[np.float64]:

@@ -9,7 +9,6 @@ the image. Between weights z moves by Metropolis-corrected transitions and x by 
 
 from __future__ import annotations
 
-import dataclasses as dc
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,12 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sciinv.noise import Gaussian
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import State
-from sciinv.samplers.exact.mcmc import ACCEPT, Chain, move, start_chain
+from sciinv.samplers.exact.mcmc import ACCEPT, Chain, longest, move, start_chain
 from sciinv.samplers.kernels import prior_step
 from sciinv.samplers.smc import furthest
 
@@ -44,7 +42,7 @@ def joint_step(
     method: SGSSMC, problem: Problem, prior: Counted, state: State, last: bool, rng: Rng
 ) -> tuple[State, Info]:
     """One rung: the next beta or rho, weights, resampling, a move of z and of x."""
-    z, x = state.aux["z"], state.x
+    z, x, kernel = state.aux["z"], state.x, method.chosen(problem)
     beta, rho = (float(v) for v in torch.stack([state.aux["beta"][0], state.aux["rho"][0]]).tolist())
     fit = problem.log_likelihood(z).to(torch.float64)
 
@@ -56,8 +54,10 @@ def joint_step(
         share = furthest(lambda share: enough(log_ratio(share)), fit.new_zeros(()), HALVINGS)
         return share.clamp_min(0.5**HALVINGS)
 
+    likelihood = _along(problem, x, z)
+
     def at(width: float | Tensor) -> Tensor:
-        return problem.log_likelihood(x + (width / rho) * (z - x)).to(torch.float64) - fit
+        return likelihood(width / rho).to(torch.float64) - fit
 
     if beta < 1:
         share = 1.0 if last else float(widest(lambda share: share * (1 - beta) * fit))
@@ -75,16 +75,27 @@ def joint_step(
         ratio = at(width)
         state.aux["z"] = x + (width / rho) * (z - x)
     state, info = method.reweigh(state, ratio, rng)
-    tempered = dc.replace(problem, noise=Gaussian(problem.noise.sigma / up**0.5))
     chain = Chain(*(state.aux[k] for k in ("z", "log_step", "tuned")))
     if first:
-        chain = start_chain(tempered, state.aux["z"], width, method.kernel)
+        chain = start_chain(problem, state.aux["z"], width, kernel, up)
         chain = chain._replace(log_step=chain.log_step.mean().expand_as(chain.log_step))
-    chain, extra = move(tempered, state.x, width, chain, rng, kernel=method.kernel, steps=method.inner, tune=False)
+    chain, extra = move(problem, state.x, width, chain, rng, kernel=kernel, steps=method.inner, tune=False, beta=up)
     # one angle for all, learned from the rung before: within a rung the kernel is exact
-    better = chain.log_step + (extra["accept"].mean() - ACCEPT[method.kernel])
+    better = chain.log_step + (extra["accept"].mean() - ACCEPT[kernel])
+    if kernel.startswith("row"):
+        better = better.clamp_max(math.log(longest(kernel)))
     chain = chain._replace(log_step=better)
     state.x = prior_step(prior, chain.z, width, rng, method.log_step, method.order)
     state.aux |= chain._asdict()
     state.aux["beta"], state.aux["rho"] = (torch.full_like(state.aux["rho"], v) for v in (up, width))
     return state, {**info, "rho": state.aux["rho"], "accept": extra["accept"]}
+
+
+def _along(problem: Problem, x: Tensor, z: Tensor) -> Callable[[float | Tensor], Tensor]:
+    """``log p(y | x + t (z - x))`` as a function of t; the linear part of the operator is applied once."""
+    if "split" not in problem.capabilities():
+        return lambda t: problem.log_likelihood(x + t * (z - x))
+    outer, inner = problem.operator.split()
+    here, there = inner(x), inner(z)
+    ndim = len(problem.operator.codomain.shape)
+    return lambda t: problem.noise.log_prob(problem.y, outer(here + t * (there - here)), ndim)

@@ -10,6 +10,8 @@ The angle is tuned per sample by Robbins-Monro steps towards the best acceptance
 Rosenthal 1998) or .8 (HMC; Hoffman and Gelman 2014), while the caller says so, and then frozen: only a kernel that
 does not learn from its own past leaves the law invariant. ``ula`` accepts everything (its angle aims at .8): biased,
 kept for comparison.
+
+Nonlinear data that see few directions (operators that ``split``) take ``row_mala`` or ``row_hmc``: see `row_mcmc`.
 """
 
 from __future__ import annotations
@@ -21,15 +23,17 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import MismatchError
-from sciinv.operator import column, inner
+from sciinv.operator import column
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import fitting
+from sciinv.samplers.exact.row_mcmc import difference, row_move
 
-Kernel = Literal["auto", "exact", "mala", "hmc", "ula"]
+Kernel = Literal["auto", "exact", "mala", "hmc", "ula", "row_mala", "row_hmc"]
 
-LEAPS = {"mala": 1, "ula": 1, "hmc": 8}
-ACCEPT = {"mala": 0.57, "ula": 0.8, "hmc": 0.8}
+LEAPS = {"mala": 1, "ula": 1, "hmc": 8, "row_mala": 1, "row_hmc": 6}
+EXACT, ROW = frozenset({"linear", "gaussian"}), frozenset({"split", "gaussian"})
+ACCEPT = {"mala": 0.57, "ula": 0.8, "hmc": 0.8, "row_mala": 0.57, "row_hmc": 0.8}
 
 
 class Chain(NamedTuple):
@@ -40,18 +44,22 @@ class Chain(NamedTuple):
     tuned: Tensor
 
 
-def start_chain(problem: Problem, x: Tensor, rho: float, kernel: str) -> Chain:
+def start_chain(problem: Problem, x: Tensor, rho: float, kernel: str, beta: float = 1.0) -> Chain:
     """A chain at ``x`` whose first kick is no longer than the velocity it changes."""
-    _, gradient = residual_and_gradient(problem, x)
-    pull = rho * gradient.flatten(1).norm(dim=1) / math.sqrt(x[0].numel())
-    step = 1 / pull.clamp_min(1 / _longest(kernel))
+    if kernel.startswith("row"):  # preconditioned: the longest angle is right where the data are linear
+        zero = x.new_zeros(len(x))
+        return Chain(x, zero + math.log(longest(kernel)), zero)
+    _, gradient = prediction_and_gradient(problem, x)
+    pull = beta * rho * gradient.flatten(1).norm(dim=1) / math.sqrt(x[0].numel())
+    step = 1 / pull.clamp_min(1 / longest(kernel))
     return Chain(x, step.log(), torch.zeros_like(step))
 
 
 def move(
-    problem: Problem, x: Tensor, rho: float, chain: Chain, rng: Rng, *, kernel: str, steps: int, tune: bool | Tensor
-) -> tuple[Chain, Info]:
-    """``steps`` transitions of ``kernel`` (mala, hmc or ula) for the target ``p(y | z) N(z; x, rho^2)``.
+    problem: Problem, x: Tensor, rho: float, chain: Chain, rng: Rng, *, kernel: str, steps: int, tune: bool | Tensor,
+    beta: float = 1.0,
+) -> tuple[Chain, Info]:  # fmt: skip
+    """``steps`` transitions of ``kernel`` for the target ``p(y | z)^beta N(z; x, rho^2)``.
 
     Parameters
     ----------
@@ -62,33 +70,52 @@ def move(
     The moved chain and, per sample, the mean acceptance probability ``accept`` and the angle ``mcmc_step``.
     """
     z, log_step, tuned = chain
-    residual, gradient = residual_and_gradient(problem, z)
+    if kernel.startswith("row"):
+
+        def learn(probability: Tensor) -> Tensor:
+            nonlocal log_step, tuned
+            log_step, tuned = adapt(kernel, log_step, tuned, probability, tune)
+            return log_step
+
+        z, info = row_move(problem, x, rho, z, log_step, rng, leaps=LEAPS[kernel], steps=steps, beta=beta, learn=learn)
+        return Chain(z, log_step, tuned), info
+    seen, gradient = prediction_and_gradient(problem, z)
+    gradient = beta * gradient
     accepted, ndim = torch.zeros_like(log_step), len(problem.operator.codomain.shape)
     for _ in range(steps):
         v = rho * rng.normal_like(z)
         chance = rng.uniform((2,)).to(z.dtype)
         # a random length keeps HMC from returning to where it started in stiff directions
         angle = log_step.exp() * (1 - 0.4 * chance[:, 1]) if LEAPS[kernel] > 1 else log_step.exp()
-        new, v_new, r_new, g_new = z, v, residual, gradient
+        new, v_new, seen_new, g_new = z, v, seen, gradient
         a = column(angle, z)
         cos, sin, kick = a.cos(), a.sin(), 0.5 * a * rho * rho
         for _ in range(LEAPS[kernel]):
             v_new = v_new + kick * g_new
             off = new - x
             new, v_new = x + cos * off + sin * v_new, cos * v_new - sin * off
-            r_new, g_new = residual_and_gradient(problem, new)
+            seen_new, g_new = prediction_and_gradient(problem, new)
+            g_new = beta * g_new
             v_new = v_new + kick * g_new
         # differences of squares as products: energies of a large image would cancel in single precision
-        change = _difference(r_new, residual, ndim) / (2 * problem.noise.sigma**2)
-        change = change + (_difference(new - x, z - x) + _difference(v_new, v)) / (2 * rho * rho)
+        change = beta * problem.noise.misfit_change(problem.y, seen_new, seen, ndim) / (2 * problem.noise.sigma**2)
+        change = change + (difference(new - x, z - x) + difference(v_new, v)) / (2 * rho * rho)
         probability = torch.exp(-change.clamp_min(0)).nan_to_num(0.0)
         accept = torch.ones_like(change, dtype=torch.bool) if kernel == "ula" else chance[:, 0] < probability
         z, gradient = (torch.where(column(accept, z), b, a) for a, b in ((z, new), (gradient, g_new)))
-        residual = torch.where(column(accept, residual), r_new, residual)
-        gain = tune * (1 + tuned).rsqrt().clamp_min(0.1)
-        log_step = (log_step + gain * (probability - ACCEPT[kernel])).clamp_max(math.log(_longest(kernel)))
-        tuned, accepted = tuned + tune, accepted + probability / steps
+        seen = torch.where(column(accept, seen), seen_new, seen)
+        log_step, tuned = adapt(kernel, log_step, tuned, probability, tune)
+        accepted = accepted + probability / steps
     return Chain(z, log_step, tuned), {"accept": accepted, "mcmc_step": log_step.exp()}
+
+
+def adapt(
+    kernel: str, log_step: Tensor, tuned: Tensor, probability: Tensor, tune: bool | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The log angle after a Robbins-Monro step towards the best acceptance, and how often it was tuned."""
+    gain = tune * (1 + tuned).rsqrt().clamp_min(0.1)
+    log_step = (log_step + gain * (probability - ACCEPT[kernel])).clamp_max(math.log(longest(kernel)))
+    return log_step, tuned + tune
 
 
 def consistency(
@@ -121,8 +148,10 @@ def consistency(
 
 
 def resolve(kernel: Kernel, problem: Problem) -> str:
-    """``auto`` is exact when the problem is linear, else MALA."""
-    return ("exact" if "linear" in problem.capabilities() else "mala") if kernel == "auto" else kernel
+    """``auto``: exact when linear and Gaussian, HMC in the row space where the data see one, else MALA."""
+    found = problem.capabilities()
+    best = "exact" if EXACT <= found else "row_hmc" if ROW <= found else "mala"
+    return best if kernel == "auto" else kernel
 
 
 def check_kernel(method: str, kernel: Kernel, problem: Problem) -> None:
@@ -133,27 +162,21 @@ def check_kernel(method: str, kernel: Kernel, problem: Problem) -> None:
     MismatchError : an exact draw from nonlinear data, or a gradient of data without a forward operator.
     """
     found, chosen = problem.capabilities(), resolve(kernel, problem)
-    needed = "linear" if chosen == "exact" else "differentiable"
-    if needed not in found:
+    needed = EXACT if chosen == "exact" else ROW if chosen.startswith("row") else frozenset({"differentiable"})
+    if not needed <= found:
         raise MismatchError(
-            f"{method} with the {chosen} likelihood step needs a {needed} operator",
+            f"{method} with the {chosen} likelihood step needs a problem that is {', '.join(sorted(needed))}",
             found=", ".join(sorted(found)),
             hint=f"another kernel; methods for this problem: {fitting(problem)}",
         )
 
 
-def residual_and_gradient(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
-    """``y - A(z)`` and ``grad log p(y | z)``, with the true factor one half."""
-    r = problem.residual(z)
-    back = problem.linear.adjoint(r) if problem.operator.linear else problem.operator.vjp(z, r)
-    return r, back / problem.noise.sigma**2
+def prediction_and_gradient(problem: Problem, z: Tensor) -> tuple[Tensor, Tensor]:
+    """``A(z)`` and ``grad log p(y | z)``, with the true factor one half."""
+    out, pull = problem.operator.forward_vjp(z)
+    return out, pull(problem.noise.residual(problem.y, out)) / problem.noise.sigma**2
 
 
-def _longest(kernel: str) -> float:
+def longest(kernel: str) -> float:
     """A quarter turn in all: an independent draw where the data are silent."""
     return math.pi / 2 / LEAPS[kernel]
-
-
-def _difference(a: Tensor, b: Tensor, ndim: int | None = None) -> Tensor:
-    """``|a|^2 - |b|^2`` per sample."""
-    return inner(a - b, a + b, a.ndim - 1 if ndim is None else ndim)

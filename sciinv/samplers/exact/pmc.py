@@ -28,7 +28,7 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State, fitting
-from sciinv.samplers.exact.mcmc import residual_and_gradient
+from sciinv.samplers.exact.mcmc import prediction_and_gradient
 from sciinv.schedule import geometric
 
 POWER_ITERATIONS = 30
@@ -116,4 +116,4 @@ def _data_gradient(problem: Problem, x: Tensor) -> Tensor:
     """``-grad g(x)``."""
     if "linear" in problem.capabilities():
         return (problem.aty - problem.normal(x)) / problem.noise.sigma**2
-    return residual_and_gradient(problem, x)[1]
+    return prediction_and_gradient(problem, x)[1]

@@ -30,6 +30,7 @@ from sciinv.rng import Rng
 from sciinv.samplers.base import State
 from sciinv.samplers.exact.inflated import inflated_residual
 from sciinv.samplers.exact.joint import joint_start, joint_step
+from sciinv.samplers.exact.mcmc import Kernel, check_kernel
 from sciinv.samplers.kernels import prior_step
 from sciinv.samplers.smc import Population, furthest
 
@@ -46,7 +47,8 @@ class SGSSMC(Population):
     log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
     rho_max : coupling width at which nonlinear data are let in.
-    kernel, inner : Metropolis-corrected kernel on z for nonlinear data and its transitions a rung.
+    kernel, inner : Metropolis-corrected kernel on z for nonlinear data (auto is HMC, in the row space where the data
+        see one) and its transitions a rung.
     """
 
     name: ClassVar[str] = "sgs_smc"
@@ -62,7 +64,7 @@ class SGSSMC(Population):
     log_step: float = 0.32
     order: int = 2
     rho_max: float = 0.5
-    kernel: Literal["mala", "hmc"] = "hmc"
+    kernel: Literal["auto", "mala", "hmc", "row_mala", "row_hmc"] = "auto"
     inner: int = 4
 
     def __post_init__(self) -> None:
@@ -82,8 +84,14 @@ class SGSSMC(Population):
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
         x = prior_step(prior, prior.sigma_max * rng.normal_like(like), prior.sigma_max, rng, self.log_step, self.order)
         if not problem.operator.linear:
+            check_kernel(self.name, self.chosen(problem), problem)
             return joint_start(self, x, rng)
         return self.start(x, rho=torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device))
+
+    def chosen(self, problem: Problem) -> Kernel:
+        """The kernel for nonlinear data."""
+        best: Kernel = "row_hmc" if "split" in problem.capabilities() else "hmc"
+        return best if self.kernel == "auto" else self.kernel
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
         if not problem.operator.linear:
