@@ -19,11 +19,11 @@ from sciinv.priors.card import UNetSpec
 from sciinv.priors.unet import UNet
 from sciinv.training.dsm import TrainConfig, keyed, train
 
-SPEC = UNetSpec(channels=1, widths=(32, 64, 96), blocks=(1, 2, 2), fold=2)
+SPEC = UNetSpec(channels=1, widths=(32, 64, 96), blocks=(1, 1, 3), fold=2)
 SEED, HELD_OUT_SEED = 20261122, 77
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 CONFIG = TrainConfig(
-    steps=3000, batch=32, sigma_data=0.3, sigma_min=0.008, sigma_max=30.0, log_mean=-0.9, log_std=1.5,
+    steps=3000, minutes=46, batch=32, sigma_data=0.3, sigma_min=0.008, sigma_max=30.0, log_mean=-0.9, log_std=1.5,
     uniform_share=0.3, levels=LEVELS, log_every=20, save_every=250,
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder of .npy, .nii, .nii.gz or .h5 images.")],
+    data: Annotated[Path, typer.Argument(help="Folder of .npy, .nii, .nii.gz, .h5 or .fits images.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder; an interrupted training in it goes on.")],
     steps: Annotated[int, typer.Option(help="Optimiser steps.", min=1)] = 20000,
     minutes: Annotated[float | None, typer.Option(help="End by the clock, if that comes first.", min=0.01)] = None,
@@ -25,6 +25,11 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.", min=0)] = 1e-3,
     widths: Annotated[str, typer.Option(help="Channels of each scale of the network.")] = "64,96,144",
     real: Annotated[bool, typer.Option("--real", help="One real channel instead of a complex image.")] = False,
+    mean: Annotated[
+        float | None,
+        typer.Option(help="Scale every image to this mean; else each file to its 99th percentile.", min=1e-9),
+    ] = None,
+    sigma_max: Annotated[float, typer.Option(help="Largest noise level, in units of the scaled images.", min=0.1)] = 5,
     name: Annotated[str, typer.Option(help="Name on the model card.")] = "",
     licence: Annotated[str, typer.Option(help="Licence of the images, for the model card.")] = "not stated",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -56,7 +61,8 @@ def train(
 
         path = train_from_folder(
             data, out, steps=steps, minutes=minutes, batch=batch, crop=crop, learning_rate=learning_rate,
-            widths=sizes, blocks=(1, *[2] * (len(sizes) - 1)), complex_pair=not real, name=name, licence=licence,
+            widths=sizes, blocks=(1, *[2] * (len(sizes) - 1)), complex_pair=not real, mean=mean, sigma_max=sigma_max,
+            name=name, licence=licence,
             device=resolve_device(device), seed=seed, progress=show,
         )  # fmt: skip
     typer.echo(str(path))

@@ -1,8 +1,10 @@
-"""Clean images from a folder: ``.npy``, ``.nii``, ``.nii.gz`` and ``.h5`` files, real or complex, of any size.
+"""Clean images from a folder: ``.npy``, ``.nii``, ``.nii.gz``, ``.h5`` and FITS files, real or complex, of any size.
 
 The last two axes of an array are the image (the first two of a NIfTI volume, which is stored x, y, z); all other axes
-count slices. Each file is divided by the 99th percentile of its magnitude, so that a network sees values near one, and
-training takes random crops, flipped and rescaled a little.
+count slices. FITS stores the lower row first and, on the sky, the eastern column first, unless the signs of CDELT say
+otherwise: it is turned so that row 0 is the upper one. Each file is divided by the 99th percentile of its magnitude,
+so that a network sees values near one, or each image is brought to a given mean; training takes random crops, flipped
+and rescaled a little.
 """
 
 from __future__ import annotations
@@ -17,12 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sciinv.errors import InputError
+from sciinv.io.safe_fits import open_fits
 from sciinv.io.safe_hdf5 import Hdf5File
 from sciinv.io.safe_nifti import read_nifti
 from sciinv.io.safe_npy import read_npy
 
 HDF5_NAMES = ("reconstruction_rss", "reconstruction", "image", "images", "data")
 """Datasets looked for in an HDF5 file, in this order, before its only dataset."""
+
+FITS_NAMES = (".fits", ".fit", ".fts")
 
 _TRIES = 8
 
@@ -39,17 +44,36 @@ def _hdf5(path: Path) -> NDArray[np.generic]:
         return file.array((known or names)[0])
 
 
-def read_images(path: Path, complex_pair: bool = True) -> Tensor:
+def _fits(path: Path) -> NDArray[np.generic]:
+    """The first image of the file, upper row first."""
+    with open_fits(path) as (units, opened):
+        for unit, hdu in zip(units, opened, strict=False):
+            if unit.kind == "image" and len(unit.shape) >= 2 and unit.nbytes:
+                steps = (unit.header.get("CDELT1", -1.0), unit.header.get("CDELT2", 1.0))
+                if not all(isinstance(s, int | float) and np.isfinite(s) for s in steps):
+                    raise InputError("CDELT is no number", where=path.name, found=str(steps)[:80])
+                array = np.asarray(hdu.data)
+                array = array[..., ::-1, :] if steps[1] >= 0 else array
+                return array[..., ::-1] if steps[0] > 0 else array
+    raise InputError("the file holds no image", where=path.name, expected="a FITS image of two axes or more")
+
+
+def read_images(path: Path, complex_pair: bool = True, mean: float | None = None) -> Tensor:
     """All slices of one file, float32 (slice, channel, height, width), scaled; real images get a zero imaginary part.
+
+    With ``mean`` each image is brought to that mean, without it each file to a 99th percentile of one.
 
     Raises
     ------
     InputError
-        The file cannot be read, has fewer than two axes, is not finite or is empty.
+        The file cannot be read, has fewer than two axes, is not finite or is empty; of images to be brought to a mean,
+        one is not positive in total.
     """
     suffix = path.name.lower()
     if suffix.endswith(".npy"):
         array = read_npy(path)
+    elif suffix.endswith(FITS_NAMES):
+        array = _fits(path)
     elif suffix.endswith((".nii", ".nii.gz")):
         array = np.moveaxis(read_nifti(path).data, (0, 1), (-2, -1))
     else:
@@ -62,12 +86,20 @@ def read_images(path: Path, complex_pair: bool = True) -> Tensor:
     wide = array.astype(np.complex64).reshape(-1, *array.shape[-2:])
     if not np.isfinite(wide).all():
         raise InputError("an image holds NaN or infinity", where=path.name, expected="finite numbers")
-    scale = float(np.percentile(np.abs(wide), 99))
-    if not scale > 0:
-        raise InputError(
-            "the images are empty", where=path.name, expected="a positive 99th percentile", found=str(scale)
-        )
-    wide /= scale
+    if mean is None:
+        scale = float(np.percentile(np.abs(wide), 99))
+        if not scale > 0:
+            raise InputError(
+                "the images are empty", where=path.name, expected="a positive 99th percentile", found=str(scale)
+            )
+        wide /= scale
+    else:
+        own = wide.real.mean((1, 2), dtype=np.float64)
+        if not (own > 1e-30).all():
+            raise InputError(
+                "an image has no positive mean", where=path.name, expected="flux above zero", found=str(own.min())
+            )
+        wide *= (mean / own).astype(np.float32)[:, None, None]
     return torch.from_numpy(
         np.stack((wide.real, wide.imag), 1) if complex_pair else np.ascontiguousarray(wide.real[:, None])
     )
@@ -118,7 +150,7 @@ class FolderSource:
         return (total / sum(v.numel() for v in self.volumes)) ** 0.5
 
 
-def read_folder(folder: Path, complex_pair: bool = True) -> tuple[list[Path], list[Tensor]]:
+def read_folder(folder: Path, complex_pair: bool = True, mean: float | None = None) -> tuple[list[Path], list[Tensor]]:
     """Paths and images of every image file under a folder, in alphabetical order.
 
     Raises
@@ -126,12 +158,12 @@ def read_folder(folder: Path, complex_pair: bool = True) -> tuple[list[Path], li
     InputError
         The folder is missing or holds no image file.
     """
-    kinds = (".npy", ".nii", ".nii.gz", ".h5", ".hdf5")
+    kinds = (".npy", ".nii", ".nii.gz", ".h5", ".hdf5", *FITS_NAMES)
     paths = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(kinds)) if folder.is_dir() else []
     if not paths:
         raise InputError(
             "there are no images to train on", where=str(folder),
-            expected="a folder with .npy, .nii, .nii.gz or .h5 files",
+            expected="a folder with .npy, .nii, .nii.gz, .h5 or .fits files",
             found="no such folder" if not folder.is_dir() else "no such files",
         )  # fmt: skip
-    return paths, [read_images(path, complex_pair) for path in paths]
+    return paths, [read_images(path, complex_pair, mean) for path in paths]

@@ -44,6 +44,8 @@ def train_from_folder(
     widths: tuple[int, ...] = (64, 96, 144),
     blocks: tuple[int, ...] = (1, 2, 2),
     complex_pair: bool = True,
+    mean: float | None = None,
+    sigma_max: float = 5.0,
     name: str = "",
     licence: str = "not stated",
     device: str = "cpu",
@@ -54,11 +56,14 @@ def train_from_folder(
 
     Parameters
     ----------
-    data : folder of .npy, .nii, .nii.gz or .h5 images, see `sciinv.training.data`.
+    data : folder of .npy, .nii, .nii.gz, .h5 or .fits images, see `sciinv.training.data`.
     out : folder of the run; the same call goes on from what it holds.
     steps, minutes : the run ends at whichever comes first.
     crop : side of the training crops in pixels; the trained network runs at any size.
     complex_pair : two channels (re, im) of a complex image; otherwise one real channel.
+    mean : every image is scaled to this mean (a total flux), without jitter; ``None`` scales each file to a 99th
+        percentile of one.
+    sigma_max : largest noise level, far above the norm of what images differ by.
     name, licence : for the model card.
     progress : called with a dict of ``step, steps, part, loss, rate, gradient, seconds`` every so often.
 
@@ -75,12 +80,18 @@ def train_from_folder(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ResourceError("there is no CUDA device", expected="a GPU", found="none", hint="--device cpu")
     spec = UNetSpec(channels=2 if complex_pair else 1, widths=widths, blocks=blocks)
-    paths, volumes = read_folder(data, complex_pair)
+    paths, volumes = read_folder(data, complex_pair, mean)
     kept, others = _split(volumes, paths)
-    source, held = FolderSource(kept, crop), FolderSource(others, crop, jitter=0.0)
+    source, held = FolderSource(kept, crop, jitter=0.1 if mean is None else 0.0), FolderSource(others, crop, jitter=0.0)
     held_out = torch.stack([held.image(keyed(seed, 2**41, i)) for i in range(32)])
     config = TrainConfig(
-        steps=steps, minutes=minutes, batch=batch, learning_rate=learning_rate, seed=seed, sigma_data=source.deviation()
+        steps=steps,
+        minutes=minutes,
+        batch=batch,
+        learning_rate=learning_rate,
+        seed=seed,
+        sigma_max=sigma_max,
+        sigma_data=source.deviation(),
     )
     network = UNet(**spec.model_dump())
     network.initialise(keyed(seed, 2**42))
@@ -92,7 +103,9 @@ def train_from_folder(
         data=f"{len(paths)} files under {data.name}; {sum(map(len, others))} slices held out.",
         licence=licence,
         resolution=f"random crops of {crop} x {crop} pixels",
-        intensity="each file divided by the 99th percentile of its magnitude",
+        intensity="each file divided by the 99th percentile of its magnitude"
+        if mean is None
+        else f"each image scaled to a mean of {mean:g}",
         anatomy="what the files show",
         known_failures="Not examined. Structures that the training images lack may be removed or replaced.",
         training=f"{config.steps} steps of {batch} at most, {(time.monotonic() - start) / 60:.1f} minutes",

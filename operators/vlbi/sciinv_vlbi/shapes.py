@@ -9,13 +9,13 @@ approximation, see `lensed_disc`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 MAX_RADIUS = 34.0
 
@@ -59,7 +59,7 @@ def step(t: Array) -> Array:
     return np.asarray(0.5 + 0.5 * np.tanh(t), np.float32)
 
 
-def bell(squared: Array, fwhm: Array) -> Array:
+def bell(squared: Array, fwhm: Array | np.floating[Any]) -> Array:
     """A Gaussian of squared distance and full width at half maximum."""
     return np.exp(np.float32(-4 * np.log(2)) * squared / fwhm**2)
 
