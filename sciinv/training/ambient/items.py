@@ -204,7 +204,10 @@ def _clean(problem: Problem, number: int) -> Problem:
     y = torch.where(measured, problem.y, torch.zeros((), dtype=problem.y.dtype))
     if not bool(torch.isfinite(torch.view_as_real(y) if y.is_complex() else y).all()):
         raise MismatchError("the measurements hold NaN or infinity where they were measured", where=f"item {number}")
-    norm = operator_norm(problem.linear, _probe(problem.domain)[None].to(problem.device))
+    if isinstance(problem.operator, Diagonal):
+        norm = float(problem.operator.diagonal.abs().max())
+    else:
+        norm = operator_norm(problem.linear, _probe(problem.domain)[None].to(problem.device))
     if abs(norm - 1) < 0.02:
         return Problem(y, problem.operator, problem.noise, problem.meta)
     return Problem(y / norm, Scaled(problem.linear, 1 / norm), Gaussian(problem.noise.sigma / norm), problem.meta)

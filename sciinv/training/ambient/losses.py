@@ -30,7 +30,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 def measured_mean(residual: Tensor, measured: Tensor) -> Tensor:
     """Mean square per real component over what is measured, ``(n,)``."""
     count = measured.expand_as(residual).flatten(1).sum(1) * (2 if residual.is_complex() else 1)
-    return (power(residual) * measured).flatten(1).sum(1) / count
+    return (power(residual) * measured).flatten(1).sum(1) / count.clamp_min(1)
 
 
 def ambient_input(batch: Batch, keep: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
