@@ -192,7 +192,7 @@ class PoissonTransmission(Noise):
         """Counts with Poisson and read-out noise, one draw a sample."""
         rate = (self.transmitted(mean) + self.background).cpu()
         seeds = (rng.uniform((), torch.float64) * 2**53).long().tolist()
-        drawn = [torch.poisson(r, torch.Generator().manual_seed(s)) for r, s in zip(rate, seeds, strict=True)]
+        drawn = [torch.poisson(r, generator=torch.Generator().manual_seed(s)) for r, s in zip(rate, seeds, strict=True)]
         return torch.stack(drawn).to(mean) + self.variance.sqrt() * rng.normal_like(mean)
 
     def linearised(self, y: Tensor) -> tuple[Tensor, Tensor]:

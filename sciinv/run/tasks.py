@@ -133,7 +133,10 @@ def _problem(work: Work, item: int, log: Log) -> Problem:
     for warning in problem.meta.get("warnings", ()):
         log.warn(f"item {item}: {warning}")
     # moved before anything is computed: an operator may keep a decomposition, and that would stay where it was made
-    moved = dc.replace(problem, y=problem.y.to(work.device), operator=problem.operator.to(work.device))
+    place = work.device
+    moved = dc.replace(
+        problem, y=problem.y.to(place), operator=problem.operator.to(place), noise=problem.noise.to(place)
+    )
     tensors, values = _split(problem.meta)
     found = work.baseline(moved)
     if found is not None:

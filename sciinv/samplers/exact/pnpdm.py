@@ -14,9 +14,11 @@ sigma, have decided the last ones cannot undo: on real 16-coil k-space chi-squar
 short. ``mmps`` (default): the moment-matching denoiser (`MMPS`, exact for Gaussians) goes down to ``rho_min`` with the
 true sigma, then the sweeps give back the spread that it lacks. Exact either way as sweeps grow.
 
-Nonlinear operators: z moves by ``inner`` Metropolis-corrected steps from its last value (`mcmc`), which leaves pi_rho
-invariant too; only ``noise`` can start them. Their step sizes are tuned during the start and frozen in the stationary
-sweeps. ``correct`` weights the last states from the law at ``rho_min`` to the posterior (`inflated.rho_correction`).
+Nonlinear operators and noise that is not Gaussian (counts): z moves by ``inner`` Metropolis-corrected steps from its
+last value (`mcmc`), which leaves pi_rho invariant too. A nonlinear operator starts by ``noise`` alone, a linear one
+also by ``mmps`` with the nearest Gaussian noise (`Problem.linearised`). Step sizes are tuned in the sweeps of the
+start, else in the first half of the stationary ones, and then frozen. ``correct`` weights the last states from the law
+at ``rho_min`` to the posterior (`inflated.rho_correction`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from torch import Tensor
 from sciinv.diagnostics.convergence import ess, split_rhat
 from sciinv.errors import MismatchError, UsageError
 from sciinv.prior import Counted
-from sciinv.problem import Info, Problem
+from sciinv.problem import Info, Problem, QuadraticProblem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State, check_requirements, fitting
 from sciinv.samplers.exact.inflated import rho_correction
@@ -71,7 +73,7 @@ class PnPDM(Sampler):
     claims: ClassVar[str] = (
         "at fixed rho exact for the posterior with noise inflated by rho^2 A A^H; exact as rho -> 0 and sweeps grow"
     )
-    requires: ClassVar[frozenset[str]] = frozenset({"gaussian"})
+    requires: ClassVar[frozenset[str]] = frozenset()
 
     start: Literal["mmps", "noise"] = "mmps"
     rho_max: float = 0.5
@@ -115,7 +117,7 @@ class PnPDM(Sampler):
                     "pnpdm starts by moment matching, which needs a linear operator",
                     hint=f"start=noise; methods for this problem: {fitting(problem)}",
                 )
-            check_requirements(MMPS, problem)
+            check_requirements(MMPS, problem if isinstance(problem, QuadraticProblem) else problem.linearised)
         return super().init(problem, prior, rng, like)
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
@@ -123,17 +125,24 @@ class PnPDM(Sampler):
             return self._start(problem, prior, state, t, s, rng)
         z, aux, info = consistency(
             problem, state.x, t, state.aux, rng,
-            kernel=self.kernel, steps=self.inner, tuning=self.anneal if self.start == "noise" else 1,
+            kernel=self.kernel, steps=self.inner, tuning=self._tuning(problem),
         )  # fmt: skip
         x = prior_step(prior, z, t, rng, self.log_step, self.order)
         gap = (x - z).flatten(1).square().mean(1)
         return State(x, aux=aux), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
 
+    def _tuning(self, problem: Problem) -> int:
+        """Sweeps in which step sizes adapt."""
+        if self.start == "noise":
+            return self.anneal
+        return 1 if "gaussian" in problem.capabilities() else max(1, self.stationary // 2)
+
     def _start(
         self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng
     ) -> tuple[State, Info]:
         """Second-order step of the moment-matching diffusion; the last one ends without noise: sweeps take images."""
-        d, _, info = MMPS().posterior_mean(problem, prior, state.x, t, rng)
+        near = problem if "gaussian" in problem.capabilities() else problem.linearised
+        d, _, info = MMPS().posterior_mean(near, prior, state.x, t, rng)
         info = {"block_means": block_means(d), **info}
         if s <= self.rho_min:
             return State(d), info
