@@ -162,13 +162,19 @@ def crescent(rng: Generator, n: int, g: Grid) -> Array:
     return step((outer - np.hypot(x, y)) / edge) * (1 - (1 - dim) * hole) * np.maximum(1 + slash, 0)
 
 
+def emission_radius(b: Array, c: Array) -> Array:
+    """Radius at which light of impact parameter b left at an angle of cosine c from the line of sight, in GM/c^2."""
+    below, above = (1 - c) ** 2, 1 - c * c
+    return np.asarray((np.sqrt(below**2 + b * b * above) - below) / above)
+
+
 def lensed_disc(rng: Generator, n: int, g: Grid) -> Array:
     """Thin disc around a black hole, seen through its gravity, with a thin photon ring.
 
     A ray that reaches the screen at impact parameter b (in GM/c^2) and angle t from the disc's line of nodes left the
     disc at r, where ``b^2 = r^2 (1 - c^2) + 2 r (1 - c)^2`` and ``c = cos psi``, ``tan psi = -cos i/(sin i sin t)``:
-    the light bending of Beloborodov (ApJ 566, L85, 2002), which this inverts. Brightness is ``r^-p``, or a bump,
-    outside an inner edge, times ``g^s``, with g the redshift of matter in orbit at 0.5 to 1 of Kepler's speed.
+    the light bending of Beloborodov (ApJ 566, L85, 2002), which `emission_radius` inverts. Brightness is ``r^-p`` outside
+    an inner edge, or a bump, times ``g^s``, with g the redshift of matter in orbit at 0.5 to 1 of Kepler's speed.
     GM/c^2 is 2.2 to 5.6 micro-arcseconds (the photon ring, 23 to 58 across), the inclination 5 to 65 degrees.
     """
     scale = uniform(rng, n, 2.2, 5.6)
@@ -180,8 +186,7 @@ def lensed_disc(rng: Generator, n: int, g: Grid) -> Array:
     # psi lies in (0, pi): cos psi = a / sqrt(a^2 + cos^2 i) with a = -sin i sin t.
     a = -sin_i * y / b
     c = a / np.sqrt(a * a + cos_i**2)
-    below, above = (1 - c) ** 2, 1 - c * c
-    r = (np.sqrt(below**2 + b * b * above) - below) / above
+    r = emission_radius(b, c)
     safe = np.maximum(r, 2.1)
     sin_alpha = np.minimum(b * np.sqrt(1 - 2 / safe) / safe, 1)
     speed = np.minimum(uniform(rng, n, 0.5, 1) / np.sqrt(safe - 2), 0.75)

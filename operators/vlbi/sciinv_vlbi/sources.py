@@ -38,6 +38,7 @@ NAMES = tuple(FAMILIES)
 SHARES = {name: share for name, (share, _) in FAMILIES.items()}
 RING_FREE = {"disc": 0.2, "double": 0.2, "blobs": 0.25, "jet": 0.15, "cloud": 0.2}
 """A population without any ring, to ask whether data need one."""
+RINGS = tuple(name for name in NAMES if name not in RING_FREE)
 
 
 def draw(
@@ -84,7 +85,7 @@ def draw(
 def finish(rng: Generator, image: shapes.Array, g: shapes.Grid) -> shapes.Array:
     """Neighbour, blur, centring with a random shift, mirror, units."""
     n, p = len(image), image.shape[-1]
-    share = uniform_share(rng, n)
+    share = _neighbour(rng, n)
     image = (1 - share) * shapes.unit(image) + share * shapes.gaussian(rng, n, g, 12, 45, 2.5, 22)
     # The edge fades over 3 pixels: nothing is cut there, and nothing leaves on one side to come back on the other.
     ramp = np.minimum((np.arange(p) + 0.5) / 3, 1) * np.minimum((p - 0.5 - np.arange(p)) / 3, 1)
@@ -102,6 +103,6 @@ def finish(rng: Generator, image: shapes.Array, g: shapes.Grid) -> shapes.Array:
     return shapes.unit(image) * np.float32((FILL * p) ** 2)
 
 
-def uniform_share(rng: Generator, n: int) -> shapes.Array:
+def _neighbour(rng: Generator, n: int) -> shapes.Array:
     """Flux of the neighbour: none for three of four, up to 0.15 else."""
     return shapes.uniform(rng, n, 0, 0.15) * (rng.random((n, 1, 1)) < 0.25)
