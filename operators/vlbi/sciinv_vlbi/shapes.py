@@ -173,7 +173,7 @@ def lensed_disc(rng: Generator, n: int, g: Grid) -> Array:
 
     A ray that reaches the screen at impact parameter b (in GM/c^2) and angle t from the disc's line of nodes left the
     disc at r, where ``b^2 = r^2 (1 - c^2) + 2 r (1 - c)^2`` and ``c = cos psi``, ``tan psi = -cos i/(sin i sin t)``:
-    the light bending of Beloborodov (ApJ 566, L85, 2002), which `emission_radius` inverts. Brightness is ``r^-p`` outside
+    the light bending of Beloborodov (ApJ 566, L85, 2002), inverted by `emission_radius`. Brightness is ``r^-p`` outside
     an inner edge, or a bump, times ``g^s``, with g the redshift of matter in orbit at 0.5 to 1 of Kepler's speed.
     GM/c^2 is 2.2 to 5.6 micro-arcseconds (the photon ring, 23 to 58 across), the inclination 5 to 65 degrees.
     """
