@@ -35,6 +35,8 @@ class Domain:
     write : ``(out, data, results, context) -> paths``: the field's own output formats.
     simulate : ``(source, out, options) -> path``: measurements from an image.
     demo : ``(folder) -> path``: an embedded measurement file made from a phantom.
+    demo_flags, demo_settings : how ``sciinv demo`` reconstructs it where the defaults do not fit: fields of `RunConfig`
+        and words of ``--set``, which those of the user override.
     describe, validate : ``(path, *, format, **reader_options)`` for ``sciinv info`` and ``sciinv validate``.
     default_prior : name of the embedded prior; empty where there is none.
     align : ``(x, meta) -> x``: what the data cannot fix (a position) made equal over samples ``(n, *image)`` in units
@@ -59,6 +61,8 @@ class Domain:
     calibration: Path | None = None
     align: Callable[..., Any] | None = None
     sections: Callable[..., Sequence[Any]] | None = None
+    demo_flags: Mapping[str, Any] = dc.field(default_factory=dict)
+    demo_settings: Sequence[str] = ()
 
 
 def domains() -> dict[str, Domain]:

@@ -108,8 +108,9 @@ def reconstruct(
 
 
 def demo(
+    field: Annotated[str | None, typer.Argument(help="Domain to show. (default: the first installed)")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")] = Path("sciinv-demo"),
-    domain: Annotated[str | None, typer.Option(help="Domain to show. (default: the first installed)")] = None,
+    domain: Annotated[str | None, typer.Option(help="The same as an option.")] = None,
     samples: Annotated[int | None, typer.Option(help="Posterior samples an item.")] = None,
     seed: Annotated[int | None, typer.Option(help="Root seed.")] = None,
     prior: Annotated[str | None, typer.Option(help="Prior: a name or a .safetensors file.")] = None,
@@ -128,15 +129,17 @@ def demo(
     from sciinv.run import reconstruct as run
 
     known = domains()
-    name = domain or next(iter(known), "")
+    if field and domain and field != domain:
+        raise UsageError("two domains were named", expected="one", found=f"{field}, {domain}")
+    name = field or domain or next(iter(known), "")
     if name not in known:
         raise UsageError("unknown domain", expected=", ".join(known) or "an installed domain", found=name)
     log = make_log(progress, quiet, verbose)
     log.info(f"demo    making a measurement file with {name}")
     file = known[name].demo(out / "input")
-    flags = {**DEMO, "domain": name, "device": device, "prior": prior}
+    flags = {**DEMO, **known[name].demo_flags, "domain": name, "device": device, "prior": prior}
     flags |= {key: value for key, value in (("samples", samples), ("seed", seed)) if value is not None}
-    resolved = resolve(flags, settings=set_ or (), domains=known)
+    resolved = resolve(flags, settings=[*known[name].demo_settings, *(set_ or ())], domains=known)
     _finish(lambda: run(file, out / "result", resolved, log, overwrite=overwrite), as_json, only="report.html")
 
 
