@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from ambient_law import F64, D, all_patterns, bernoulli, covariance, linear, minimiser, oracle, pixels, points
+from ambient_law import F64, D, all_patterns, bernoulli, covariance, linear, minimiser, note, oracle, pixels, points
 from torch import Tensor
 
 from sciinv.errors import MismatchError
@@ -65,15 +67,20 @@ def test_1_ambient_minimiser_is_the_partial_observation_denoiser():
     for kept, posterior in zip(found.kept, found.posterior, strict=True):
         k = ambient_minimiser(kept, posterior)
         worst = max(worst, float((k - oracle(covariance(), kept, SIGMA)).abs().max()))
+    note("1 ambient: max |K - oracle| over 32 patterns", worst)
+    note("1 least P(A_ii = 1 | A~)", float(hidden.min()))
     assert worst < 1e-10
 
 
 def test_2_and_3_what_cannot_be_determined_is_found():
     patterns, weights = dust()
     none = torch.zeros(D, dtype=torch.bool)
-    assert int(conditional(patterns, weights, none, Further(0.0)).undetermined.sum()) == 31
+    alone = int(conditional(patterns, weights, none, Further(0.0)).undetermined.sum())
+    note("2 no further corruption: undetermined of 32 patterns", alone)
+    assert alone == 31
     blind = patterns & torch.tensor([False, True, True, True, True])
     found = conditional(blind.unique(dim=0), torch.full((16,), 1 / 16), none, DUST)
+    note("3 pixel never seen: undetermined of 16 patterns", int(found.undetermined.sum()))
     assert len(found.kept) == 16 and found.undetermined.all()
 
 
@@ -123,14 +130,18 @@ def test_4_a_monte_carlo_minimiser_is_near_the_oracle():
     z = torch.randn(n, 1, D, generator=g, dtype=F64)
     batch, keep = pixels(x, masks), found.kept[row].expand(n, 1, D)
     k = minimiser(lambda k: ambient(linear(k), batch, keep, noise_levels(SIGMA, x), z).mean())
-    assert float((k - oracle(covariance(), found.kept[row], SIGMA)).abs().max()) < 0.02
+    error = float((k - oracle(covariance(), found.kept[row], SIGMA)).abs().max())
+    note("4 Monte Carlo minimiser, 1e5 draws: max error", error)
+    assert error < 0.02
 
 
 def test_5_only_the_loss_through_a_teaches_what_is_hidden():
     kept = torch.tensor([True, True, False, True, False])
     posterior = (all_patterns() == torch.ones(D, dtype=torch.bool)).all(1).double()
     assert float(ambient_minimiser(kept, posterior)[~kept].abs().max()) > 0.1
-    assert float(ambient_minimiser(kept, posterior, target=kept)[~kept].abs().max()) < 1e-12
+    untaught = float(ambient_minimiser(kept, posterior, target=kept)[~kept].abs().max())
+    note("5 loss on A~ only: weight learned for hidden rows", untaught)
+    assert untaught < 1e-12
 
 
 def test_6_and_7_a_partial_denoiser_is_no_prior():
@@ -142,14 +153,18 @@ def test_6_and_7_a_partial_denoiser_is_no_prior():
         errors.append(
             float(((k @ a - torch.eye(D)) @ cov * (k @ a - torch.eye(D))).sum() + SIGMA**2 * (k @ a).square().sum())
         )
+    note("6 MSE of the full denoiser", errors[0])
+    note("6 MSE of the partial one", errors[1])
     assert errors[1] > 1.2 * errors[0]
     levels = [40 * (1e-3 / 40) ** (i / 1500) for i in range(1501)]
     flow = torch.eye(D, dtype=F64) * levels[0]
-    for t, s in zip(levels[:-1], levels[1:], strict=True):
+    for t, s in itertools.pairwise(levels):
         k = oracle(cov, kept, t) @ torch.diag(kept.to(F64))
         flow = (s / t * torch.eye(D, dtype=F64) + (1 - s / t) * k) @ flow
     law = flow @ flow.T
     both = kept[:, None] & kept
+    note("7 sampling with a fixed A~: covariance error", float((law - cov).norm() / cov.norm()))
+    note("7 the same on the kept block", float((law - cov)[both].norm() / cov[both].norm()))
     assert float((law - cov)[both].norm() / cov[both].norm()) < 0.02
     assert float((law - cov).norm() / cov.norm()) > 0.1 and bool(
         (law.diagonal()[~kept] < 0.9 * cov.diagonal()[~kept]).all()
@@ -169,25 +184,33 @@ def test_8_tweedie_minimiser_is_the_clean_denoiser():
         return minimiser(lambda k: tweedie(linear(k), noisy, low, noise_levels(level, noisy), m[:, None]).mean())
 
     truth = oracle(covariance(), every, SIGMA)
-    assert float((solve(FLOOR) - truth).abs().max()) < 1e-10
-    assert float((solve(0.0) - truth).abs().max()) > 0.1
+    exact, naive = (float((solve(floor) - truth).abs().max()) for floor in (FLOOR, 0.0))
+    note("8 Tweedie: max |K - oracle|", exact)
+    note("8b without the correction", naive)
+    assert exact < 1e-10 and naive > 0.1
+
+
+def noisy_minimiser(kept: Tensor, posterior: Tensor, corrected: bool) -> Tensor:
+    root = torch.linalg.cholesky(covariance())
+    masks, w, (e, n, m), keep = supervised(kept, posterior, 3)
+    batch = pixels(e @ root.T + FLOOR * n, masks, FLOOR)
+    level = noise_levels(SIGMA if corrected else (SIGMA**2 - FLOOR**2) ** 0.5, w)
+    rule = ambient_noisy if corrected else ambient
+    return minimiser(lambda k: (w * rule(linear(k), batch, keep, level, m[:, None])).sum())
 
 
 def test_9_mask_and_noise():
     patterns, weights = dust()
     found = conditional(patterns, weights, torch.zeros(D, dtype=torch.bool), DUST)
-    root, worst, naive = torch.linalg.cholesky(covariance()), 0.0, 0.0
+    errors = {True: 0.0, False: 0.0}
     for kept, posterior in list(zip(found.kept, found.posterior, strict=True))[1::3]:
-        masks, w, (e, n, m), keep = supervised(kept, posterior, 3)
-        y, m = e @ root.T + FLOOR * n, m[:, None]
         truth = oracle(covariance(), kept, SIGMA)
-        batch = pixels(y, masks, FLOOR)
-        k = minimiser(lambda k: (w * ambient_noisy(linear(k), batch, keep, noise_levels(SIGMA, w), m)).sum())
-        worst = max(worst, float((k - truth).abs().max()))
-        level = noise_levels((SIGMA**2 - FLOOR**2) ** 0.5, w)
-        k = minimiser(lambda k: (w * ambient(linear(k), batch, keep, level, m)).sum())
-        naive = max(naive, float((k - truth).abs().max()))
-    assert worst < 1e-10 and naive > 0.1
+        for corrected in errors:
+            gap = float((noisy_minimiser(kept, posterior, corrected) - truth).abs().max())
+            errors[corrected] = max(errors[corrected], gap)
+    note("9 mask and noise, corrected: max |K - oracle|", errors[True])
+    note("9b the same, uncorrected", errors[False])
+    assert errors[True] < 1e-10 and errors[False] > 0.1
 
 
 def test_10_consistency_carries_the_denoiser_below_the_noise():
@@ -209,8 +232,9 @@ def test_10_consistency_carries_the_denoiser_below_the_noise():
     pairs = [(a.expand_as(x), b.expand_as(x)) for a in rows for b in rows]
     assert abs(float(sum(loss(below, a, b) for a, b in pairs)) / len(pairs)) < 1e-12
     assert float(sum(loss(above, a, b) for a, b in pairs)) / len(pairs) > 1e-3
-    k = minimiser(lambda k: loss(k, zero, zero))
-    assert float((k - below).abs().max()) < 1e-10
+    error = float((minimiser(lambda k: loss(k, zero, zero)) - below).abs().max())
+    note("10 consistency below the noise: max |K - oracle|", error)
+    assert error < 1e-10
 
 
 @pytest.mark.parametrize("pattern", [[True] * 5, [True, True, False, True, False]])
@@ -228,6 +252,7 @@ def test_11_gsure_gradient_vanishes_at_the_supervised_optimum(pattern):
 
     optimum = m @ cov @ m @ torch.linalg.inv(m @ cov @ m + SIGMA**2 * torch.eye(D, dtype=F64))
     gradient = torch.autograd.functional.jacobian(loss, optimum)
+    note(f"11 GSURE gradient at the optimum, {int(kept.sum())} of 5 measured", float(gradient.abs().max()))
     assert float(gradient.abs().max()) < 1e-10
     seen = m @ cov @ m + SIGMA**2 * torch.eye(D, dtype=F64)
     true = (m @ optimum @ seen @ optimum.T @ m - 2 * m @ optimum @ m @ cov + m @ cov).trace()
@@ -252,6 +277,9 @@ def test_12_em_reaches_the_sampling_floor():
     course = dense_em([pixels(y, masks, 0.1)], start, 25)
     floor = relative(x.T @ x / len(x))
     errors = [relative(m.cov) for m in course]
+    for k in (1, 2, 5, 10, 20, 25):
+        note(f"12 EM, covariance error after {k}", errors[k - 1])
+    note("12 covariance error of the clean samples", floor)
     assert errors[0] > 0.1 and errors[24] < 2 * floor + 0.005, (errors[::6], floor)
 
 
@@ -269,6 +297,8 @@ def test_em_with_a_sampler_in_the_e_step():
         prior = GaussianPrior(rows.mean(0).view(1, D), torch.cov(rows.T))
         prior.sigma_max = 20.0
     floor = relative(x.T @ x / len(x))
+    note("12 EM by moment matching, 6 laps, 400 items", relative(prior.cov))
+    note("12 covariance error of those clean samples", floor)
     assert relative(prior.cov) < 3 * floor + 0.03, (relative(prior.cov), floor)
     assert abs(misfit(data, draws) - 1) < 0.5
     assert held_out_density(data, same(prior, data), sampler, 0, items=range(100), draws=8) > before + 0.1
