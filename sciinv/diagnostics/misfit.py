@@ -71,19 +71,20 @@ def prior_draws(prior: Prior, n: int = DRAWS, seed: int = 0, batch: int = 16) ->
     return torch.cat(made)
 
 
+def default_levels(prior: Prior, draws: Tensor, count: int = 6) -> list[float]:
+    """`count` levels in equal ratios from 0.03 to 1 times the root mean square of `draws`, within the prior's range."""
+    size = float(draws.square().mean().sqrt())
+    return [max(size * 0.03 ** (1 - k / (count - 1)), prior.sigma_min) for k in range(count)]
+
+
 @torch.no_grad()
-def improbability(
-    prior: Prior, x: Tensor, levels: Sequence[float] | None = None, seed: int = 0, batch: int = 16
-) -> Tensor:
+def improbability(prior: Prior, x: Tensor, levels: Sequence[float], seed: int = 0, batch: int = 16) -> Tensor:
     """How improbable the prior finds states ``(n, *space)``: the sum of ``|x - D(x + s z)|^2 / s^2`` over levels.
 
     Parameters
     ----------
-    levels : noise levels; by default six in equal ratios between 0.03 and 1 times the root mean square of `x`.
+    levels : noise levels; the same for what is to be compared (`default_levels`).
     """
-    if levels is None:
-        size = float(x.square().mean().sqrt())
-        levels = [max(size * 0.03 * (1 / 0.03) ** (k / 5), prior.sigma_min) for k in range(6)]
     counted = Counted(prior, batch)
     total = x.new_zeros(len(x), dtype=torch.float64)
     for k, level in enumerate(levels):

@@ -43,6 +43,8 @@ def _domain() -> Domain:
         describe=io.describe,
         validate=io.validate,
         default_prior="",
+        align=_align,
+        sections=_sections,
     )
 
 
@@ -56,6 +58,18 @@ def _write(out: Path, data: Any, results: Any, context: Any) -> list[Path]:
     from sciinv_vlbi.write import write
 
     return write(out, data, results, context)
+
+
+def _align(x: Any, meta: Mapping[str, Any]) -> Any:
+    from sciinv_vlbi.science import centred
+
+    return centred(x, meta)
+
+
+def _sections(data: Any, results: Any, context: Any) -> Any:
+    from sciinv_vlbi.pages import sections
+
+    return sections(data, results, context)
 
 
 def _simulate(source: str, out: Path, options: Mapping[str, Any]) -> Path:

@@ -17,6 +17,7 @@ brightness.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def ring_parameters(images: Tensor | NDArray[np.floating], pixel_uas: float) -> 
     return {key: torch.cat([part[key] for part in made]).double().cpu().numpy() for key in made[0]}
 
 
-def is_ring(parameters: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+def is_ring(parameters: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
     """Which images are rings, ``(n,)``."""
     return np.asarray(parameters["ringness"] >= RING)
 
