@@ -80,7 +80,7 @@ class _Target:
         # in units of rho and in double precision: eigenvalues run from one to the squared signal-to-noise ratio
         h = scale * seen.curvature(here)
         h.diagonal(dim1=1, dim2=2).add_(1.0)
-        factor = torch.linalg.cholesky(h)
+        factor, _ = torch.linalg.cholesky_ex(h)  # a sample gone non-finite must not end the others
         eye = torch.eye(seen.rank, dtype=h.dtype, device=h.device)
         inverse = torch.linalg.solve_triangular(factor, eye.expand_as(h), upper=False)
         _, pull = seen.residual_and_pull(y, here)
