@@ -76,3 +76,11 @@ def test_blurring_keeps_the_flux_and_widens():
     line = soft[32] / soft[32].max()
     assert np.interp(0.5, line[32:].flip(0).numpy(), 2.0 * np.arange(32, -1, -1)) == pytest.approx(10.0, abs=0.3)
     assert blur(point, 2.0, 0.0) is point
+
+
+def test_likeness_finds_shifts_of_a_fraction_of_a_pixel():
+    k = 2 * np.pi * torch.fft.fftfreq(32, dtype=torch.float64)
+    turn = torch.exp(-1j * (1.25 * k[:, None] - 2.5 * k))
+    moved = torch.fft.ifft2(torch.fft.fft2(TRUTH.double()) * turn).real
+    assert float(likeness(moved[None], TRUTH.double(), 4.0)) == pytest.approx(1.0, abs=1e-3)
+    assert float(likeness(moved[None], TRUTH.double(), 4.0, limit_uas=4.0)) < 0.99

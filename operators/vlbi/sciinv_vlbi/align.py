@@ -9,7 +9,8 @@ A turn by 180 degrees is left alone unless asked for: closure phases change sign
 the two apart. Amplitudes alone cannot; `turn` then takes the better of the two for each image.
 
 Likeness is the normalised cross-correlation at the best shift (EHT Collaboration 2019, ApJL 875 L4, equation 15):
-``max_s <(x(.+s) - <x>) (r - <r>)> / (std(x) std(r))``, cyclic, so that a moved copy of an image has likeness one.
+``max_s <(x(.+s) - <x>) (r - <r>)> / (std(x) std(r))``, cyclic, so that a moved copy of an image has likeness one, with
+the shift in steps of 1/`FINE` pixel by trigonometric interpolation.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 ROUNDS = 5
+FINE = 4
 
 
 def align(images: Tensor, limit: int, *, turn: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,8 +91,14 @@ def likeness(images: Tensor, truth: Tensor, pixel_uas: float, blur_uas: float = 
     x, r = (blur(v.to(torch.float64), pixel_uas, blur_uas) for v in (images, truth))
     x, r = (v - v.mean((-2, -1), keepdim=True) for v in (x, r))
     norm = x.flatten(1).norm(dim=1) * r.norm()
-    limit = min(round(limit_uas / pixel_uas), (r.shape[-1] - 1) // 2)
-    return _correlation(x, r, limit, cyclic=True).flatten(1).amax(1) / norm.clamp_min(1e-300)
+    side = r.shape[-1]
+    limit = min(round(FINE * limit_uas / pixel_uas), FINE * (side - 1) // 2)
+    spectrum = torch.fft.fftshift(torch.fft.fft2(x) * torch.fft.fft2(r).conj(), (-2, -1))
+    room = (FINE - 1) * side
+    before = FINE * side // 2 - side // 2  # so that frequency zero stays in the middle
+    padded = functional.pad(spectrum, (before, room - before, before, room - before))
+    fine = torch.fft.ifft2(torch.fft.ifftshift(padded, (-2, -1))).real * FINE**2
+    return _near(fine, limit).flatten(1).amax(1) / norm.clamp_min(1e-300)
 
 
 def blur(images: Tensor, pixel_uas: float, fwhm_uas: float) -> Tensor:
@@ -104,10 +113,14 @@ def blur(images: Tensor, pixel_uas: float, fwhm_uas: float) -> Tensor:
     return images
 
 
-def _correlation(images: Tensor, reference: Tensor, limit: int, cyclic: bool = False) -> Tensor:
+def _correlation(images: Tensor, reference: Tensor, limit: int) -> Tensor:
     """``sum_k x_(k+s) r_k`` for shifts up to `limit` each way, ``(n, 2 limit + 1, 2 limit + 1)``."""
-    size = [s if cyclic else 2 * s for s in images.shape[-2:]]
+    size = [2 * s for s in images.shape[-2:]]
     spectrum = torch.fft.rfft2(images, size) * torch.fft.rfft2(reference, size).conj()
-    full = torch.fft.irfft2(spectrum, size)
-    lags = torch.arange(-limit, limit + 1, device=images.device)
-    return full[:, lags % size[0]][:, :, lags % size[1]]
+    return _near(torch.fft.irfft2(spectrum, size), limit)
+
+
+def _near(correlation: Tensor, limit: int) -> Tensor:
+    """The lags from minus to plus `limit` of a cyclic correlation, in order."""
+    lags = torch.arange(-limit, limit + 1, device=correlation.device)
+    return correlation[:, lags % correlation.shape[-2]][:, :, lags % correlation.shape[-1]]
