@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("family", choices=sorted(FAMILIES))
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--minutes", type=float, help="stop by the clock; such a run cannot be repeated to the bit")
     parser.add_argument("--count", type=int, default=4096, help="slices in the pool")
     parser.add_argument("--size", type=int, default=128, help="pixels along a side")
     parser.add_argument("--pool-only", action="store_true", help="draw the pool and stop")
@@ -67,9 +68,9 @@ def main() -> None:
         return
     objects = arguments.family == "piecewise"
     config = TrainConfig(
-        steps=arguments.steps, learning_rate=1.5e-3, sigma_data=0.5, sigma_max=10.0, uniform_share=0.3,
-        log_mean=-1.4 if objects else -2.3, log_std=1.4, ema=0.998, seed=SEED[arguments.family], log_every=20,
-        save_every=200,
+        steps=arguments.steps, minutes=arguments.minutes, learning_rate=1.5e-3, sigma_data=0.5, sigma_max=10.0,
+        uniform_share=0.3, log_mean=-1.4 if objects else -2.3, log_std=1.4, ema=0.998, seed=SEED[arguments.family],
+        log_every=20, save_every=200,
     )  # fmt: skip
     network = UNet(**SPEC.model_dump())
     network.initialise(keyed(SEED[arguments.family]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ def readings(data: Scan, options: CTOptions) -> Readings:
     columns = np.flatnonzero(good.reshape(-1, step).any(1))
     geometry = geometry.subset(columns=columns)
 
-    def pool(a: Floats, total: bool) -> Floats:
+    def pool(a: NDArray[Any], total: bool) -> Floats:
         """Sum or mean over the live cells of each bin."""
         a = np.where(good, a, 0).reshape(*a.shape[:-1], -1, step).sum(-1)[..., columns]
         return a if total else a / good.reshape(-1, step).sum(1)[columns]

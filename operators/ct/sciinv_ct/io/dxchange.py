@@ -16,9 +16,11 @@ from sciinv.io.limits import reading, sha256
 from sciinv.io.safe_hdf5 import Hdf5File, is_hdf5
 from sciinv.io.spec import HeaderView, check_spec, load_spec
 from sciinv_ct.geometry import offset_of_centre
-from sciinv_ct.io.scan import AngleUnit, Beam, Scan, blank_scans, check_projections, radians
+from sciinv_ct.io.scan import AngleUnit, Beam, Scan, blank_scans, check_projections, radians, square
 
 SPEC = "dxchange"
+PITCH, REFERENCE = "pitch_mm", "/sciinv/reference"
+"""Where `sciinv simulate ct` says the width of a cell, and keeps the truth (slice, n, n) in 1/mm."""
 PATHS = ("/exchange/data", "/exchange/data_white", "/exchange/data_dark", "/exchange/theta", "/exchange/theta@units")
 
 
@@ -40,20 +42,24 @@ def view_dxchange(path: str | os.PathLike[str]) -> HeaderView:
 
 
 def read_dxchange(
-    path: str | os.PathLike[str], *, max_bytes: int | None = None, pitch: float = 1.0, centre: float | None = None,
+    path: str | os.PathLike[str], *, max_bytes: int | None = None, pitch: float = 0.0, centre: float | None = None,
     angle_unit: AngleUnit = "auto",
 ) -> Scan:  # fmt: skip
     """Read all detector rows as slices.
 
     Parameters
     ----------
-    pitch : width of a detector cell at the object, mm; by default lengths are in cells.
+    pitch : width of a detector cell at the object, mm; 0 takes the file's, or lengths in cells.
     centre : detector index on which the axis of rotation projects, 0-based; by default the middle.
     angle_unit : of ``theta``, where the file is wrong.
     """
     path = Path(path)
     with reading(path, "DXchange HDF5"), Hdf5File(path, max_bytes=max_bytes) as file:
         check_spec(file.view(PATHS), load_spec(SPEC), where=path.name)
+        told = file.attribute("/exchange/data", PITCH)
+        truth = None if file.find(REFERENCE) is None else file.array(REFERENCE).astype(np.float32)
+        known = bool(pitch) or isinstance(told, float)
+        pitch = float(pitch or (told if known else 1.0))
         if not 1e-7 < pitch < 1e4:
             raise InputError("pitch is impossible", where=path.name, expected="mm", found=f"{pitch:g}")
         data = file.array("/exchange/data")
@@ -80,10 +86,13 @@ def read_dxchange(
                 "the centre of rotation is off the detector", where=path.name, expected=f"0 to {cells - 1}",
                 found=f"{centre:g}",
             )  # fmt: skip
-        if pitch == 1.0:
+        if not known:
             notes.append("the file gives no pixel size: lengths are in detector cells (--set input.pitch=MM)")
+        if truth is not None and (not square(truth) or len(truth) != len(values) or not np.isfinite(truth).all()):
+            raise InputError("the reference does not fit", where=path.name, expected=f"({len(values)}, n, n)",
+                             found=str(truth.shape))  # fmt: skip
         offset = 0.0 if centre is None else offset_of_centre(centre, cells, pitch)
     return Scan(
         values, SPEC, path.name, sha256(path), angles, Beam("parallel", pitch, offset=offset), counts,
-        warnings=tuple(notes),
+        truth, 0.0 if truth is None else pitch * cells / truth.shape[-1], warnings=tuple(notes),
     )  # fmt: skip

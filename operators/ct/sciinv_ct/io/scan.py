@@ -254,14 +254,15 @@ def check_projections(values: Array, angles: NDArray[np.float64], where: str, co
             found=f"white {counts.white.shape[1]}, dark {counts.dark.shape[1]}",
         )  # fmt: skip
     net = values - counts.dark[:, None]
-    empty = float((net <= 0).mean())
+    floor = 0.0 if counts.dark_variance is None else 3 * np.sqrt(counts.dark_variance)[:, None]
+    empty = float((net <= floor).mean())
     if not (values > 0).any() or empty > 0.5:
         raise InputError(
             "the detector counted next to nothing", where=where, expected="counts above the dark level",
-            found=f"{100 * empty:.0f} % of the readings at or below it",
+            found=f"{100 * empty:.0f} % of the readings within its noise",
         )  # fmt: skip
     if empty > 0.001:
-        notes.append(f"{100 * empty:.2g} % of the readings are at or below the dark level (photon starvation)")
+        notes.append(f"{100 * empty:.2g} % of the readings are not above the dark level (photon starvation)")
     dead = (counts.white <= counts.dark).mean()
     if dead > 0:
         notes.append(f"{100 * dead:.2g} % of the detector cells are dead (white at or below dark) and are left out")
