@@ -50,6 +50,7 @@ QUICK = {
     "ddnm": {"steps": 8, "travel_length": 2, "travel_repeats": 2, "travel": "denoised"},
     "ddnm_plus": {"steps": 8},
     "ccdf": {"steps": 12, "sigma_start": 2.0},
+    "ambient_dps": {"steps": 8},
 }
 
 

@@ -36,7 +36,8 @@ class ModelCard(_Strict):
     """What a user must know before trusting a prior; printed by `sciinv priors` and in every report.
 
     ``held_out_error`` is the root-mean-square denoising error per real component at each noise level, ``coverage`` the
-    measured coverage of nominal 90 % intervals by data set.
+    measured coverage of nominal 90 % intervals by data set. ``method`` is how it was trained and ``corruption`` what
+    was wrong with the data it was trained on; ``measured`` are further numbers of the training by name.
     """
 
     name: Text
@@ -49,6 +50,9 @@ class ModelCard(_Strict):
     known_failures: Text
     training: Text
     seed: int
+    method: Text = "dsm"
+    corruption: Text = "none: trained on images taken as clean"
+    measured: Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(max_length=64)] = {}
     held_out_error: Annotated[dict[str, Positive], Field(max_length=64)] = {}
     coverage: Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], Field(max_length=64)] = {}
 
@@ -64,12 +68,20 @@ class CheckpointNote(_Strict):
     sigma_max: Positive
     complex_pair: bool = True
     spatial_shape: tuple[Width, Width] = (96, 96)
+    predicts: Literal["E[x0|x_t]", "E[x0|A~ x_t, A~]"] = "E[x0|x_t]"
     card: ModelCard
+
+    @property
+    def channels(self) -> int:
+        """Channels of the state; a network that is told A~ has one more."""
+        return self.hyperparameters.channels - (self.predicts != "E[x0|x_t]")
 
     @model_validator(mode="after")
     def _consistent(self) -> CheckpointNote:
         if self.sigma_min >= self.sigma_max:
             raise ValueError("sigma_min must be below sigma_max")
-        if self.complex_pair and self.hyperparameters.channels != 2:
+        if self.channels < 1:
+            raise ValueError("a network that is told A~ needs a channel for it")
+        if self.complex_pair and self.channels != 2:
             raise ValueError("a complex image needs two channels")
         return self

@@ -19,8 +19,10 @@ from torch import nn
 from sciinv.errors import InputError, UsageError
 from sciinv.io.atomic import write_bytes
 from sciinv.io.limits import check_file, reading, sha256
+from sciinv.prior import PARTIAL
 from sciinv.priors.card import CheckpointNote, ModelCard, UNetSpec
 from sciinv.priors.network import NetworkPrior
+from sciinv.priors.partial import PartialPrior
 from sciinv.priors.unet import UNet
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet}
@@ -45,6 +47,7 @@ def save_prior(
     note = CheckpointNote(
         hyperparameters=spec, sigma_data=prior.sigma_data, sigma_min=prior.sigma_min, sigma_max=prior.sigma_max,
         complex_pair=prior.complex_pair, spatial_shape=(height, width), card=card,
+        predicts=prior.predicts,  # type: ignore[arg-type]
     )  # fmt: skip
     weights = {k: v.detach().to("cpu", dtype).contiguous() for k, v in prior.network.state_dict().items()}
     text = note.model_dump_json()
@@ -142,7 +145,8 @@ def load_prior(source: str | Path) -> NetworkPrior:
     network.load_state_dict(_weights(path, network), assign=True)
     network = network.eval().requires_grad_(False)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return NetworkPrior(
-        network, note.spatial_shape, note.sigma_data, note.sigma_min, note.sigma_max, note.hyperparameters.channels,
-        note.complex_pair, note.card.model_dump() | {"sha256": sha256(path)},
+    kind = PartialPrior if note.predicts == PARTIAL else NetworkPrior
+    return kind(
+        network, note.spatial_shape, note.sigma_data, note.sigma_min, note.sigma_max, note.channels,
+        note.complex_pair, note.card.model_dump() | {"predicts": note.predicts, "sha256": sha256(path)},
     )  # fmt: skip

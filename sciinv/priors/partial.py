@@ -11,6 +11,8 @@ hidden has an error that does not vanish with the noise.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,14 @@ def describe(operator: LinearOperator, keep: Tensor | None, like: Tensor) -> Ten
         return operator.adjoint(data if keep is None else data * keep).mean(1, keepdim=True)
 
 
+class Told(NamedTuple):
+    """What a partial denoiser knows: an operator of norm one, what it keeps of the data (bool), and its norm before."""
+
+    operator: LinearOperator
+    kept: Tensor
+    norm: float
+
+
 class PartialPrior(NetworkPrior):
     """An ambient network; it denoises once `given` has told it an operator.
 
@@ -57,9 +67,7 @@ class PartialPrior(NetworkPrior):
     """
 
     predicts = PARTIAL
-    operator: LinearOperator | None = None
-    kept: Tensor | None = None
-    norm: float = 1.0
+    told: Told | None = None
 
     def given(self, operator: LinearOperator, kept: Tensor | None = None) -> PartialPrior:
         """The same network for one ``A~``: a linear operator on states, less what is not kept, divided by its norm.
@@ -72,9 +80,9 @@ class PartialPrior(NetworkPrior):
         with torch.no_grad():
             measured = operator(probe)[0].abs() > 0
         norm = operator_norm(operator, probe)
-        bound.norm = 1.0 if abs(norm - 1) < 0.02 else norm
-        bound.operator = operator if bound.norm == 1.0 else Scaled(operator, 1 / norm)
-        bound.kept = measured if kept is None else measured & kept
+        norm = 1.0 if abs(norm - 1) < 0.02 else norm
+        scaled = operator if norm == 1.0 else Scaled(operator, 1 / norm)
+        bound.told = Told(scaled, measured if kept is None else measured & kept, norm)
         return bound
 
     def at(self, spatial: tuple[int, ...]) -> PartialPrior:
@@ -86,18 +94,21 @@ class PartialPrior(NetworkPrior):
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``E[x_0 | A~ x, A~]`` of states ``(n, *space)``."""
-        if self.operator is None or self.kept is None:
-            raise MismatchError(
-                f"this prior predicts {PARTIAL}, so it must be told A~ first", hint="prior.given(operator)"
-            )
-        seen = self.operator.adjoint(self.operator(x) * self.kept)
-        return self.from_data(seen, sigma)
+        known = self._known()
+        return self.from_data(known.operator.adjoint(known.operator(x) * known.kept), sigma)
 
     def from_data(self, z: Tensor, sigma: Tensor) -> Tensor:
         """``E[x_0 | z = A~^H (A~ x_0 + noise), A~]`` of images ``(n, *space)`` that are seen already."""
-        assert self.operator is not None and self.kept is not None
-        side = describe(self.operator, self.kept.expand(len(z), *self.kept.shape), z)
+        known = self._known()
+        side = describe(known.operator, known.kept.expand(len(z), *known.kept.shape), z)
         return precondition_partial(self.network, z, side, sigma, self.sigma_data)
+
+    def _known(self) -> Told:
+        if self.told is None:
+            raise MismatchError(
+                f"this prior predicts {PARTIAL}, so it must be told A~ first", hint="prior.given(operator)"
+            )
+        return self.told
 
 
 @torch.no_grad()
@@ -108,8 +119,7 @@ def restore(prior: PartialPrior, problem: Problem) -> Tensor:
     """
     inner = problem.pullback(prior.to_physical)
     bound = prior.given(inner.linear)
-    assert bound.operator is not None and bound.kept is not None
-    y = torch.where(bound.kept, problem.y, torch.zeros((), dtype=problem.y.dtype, device=problem.device))
-    z = bound.operator.adjoint(y[None] / bound.norm)
-    level = z.new_tensor(max(problem.noise.sigma / bound.norm, prior.sigma_min))
-    return prior.to_physical(bound.from_data(z, level))[0]
+    operator, kept, norm = bound._known()
+    y = torch.where(kept, problem.y, torch.zeros((), dtype=problem.y.dtype, device=problem.device))
+    level = y.real.new_tensor(max(problem.noise.sigma / norm, prior.sigma_min))
+    return prior.to_physical(bound.from_data(operator.adjoint(y[None] / norm), level))[0]

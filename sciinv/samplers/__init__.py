@@ -17,6 +17,7 @@ from sciinv.samplers.explicit import (
     MPGD,
     SNIPS,
     TMPD,
+    AmbientDPS,
     DDNMPlus,
     DiffPIR,
     ImplicitDenoiser,
@@ -63,6 +64,7 @@ METHODS: dict[str, type[Sampler]] = {
         DDNM,
         DDNMPlus,
         CCDF,
+        AmbientDPS,
     )
 }
 

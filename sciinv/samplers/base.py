@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sciinv.errors import MismatchError, NumericalError, ResourceError, UsageError
 from sciinv.operator import column
-from sciinv.prior import Counted, Prior
+from sciinv.prior import FULL, PARTIAL, Counted, Prior
 from sciinv.problem import Info, Problem, QuadraticProblem
 from sciinv.rng import Key, Rng
 from sciinv.samplers.kernels import transition
@@ -57,6 +57,8 @@ class Sampler(abc.ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
     population: ClassVar[bool] = False
     """The samples interact (particles): they run together, and a chunk only bounds what the prior sees at once."""
+    partial: ClassVar[bool] = False
+    """The method knows what to do with a denoiser that is told which part of the image it sees."""
 
     def grid(self, prior: Counted) -> Sequence[float]:
         """Noise levels (or iterations), descending; the loop walks over neighbouring pairs."""
@@ -168,6 +170,20 @@ def fitting(problem: Problem | QuadraticProblem) -> str:
     return ", ".join(m.name for m in METHODS.values() if m.requires <= problem.capabilities()) or "none"
 
 
+def told(sampler: Sampler, prior: Prior, problem: Problem | QuadraticProblem) -> Prior:
+    """A partial denoiser that knows the problem's operator; refused by methods that need ``E[x_0 | x_t]``."""
+    if not sampler.partial:
+        raise MismatchError(
+            f"{sampler.name} needs a prior, and this network is none: trained on incomplete data, it gives the mean of "
+            "what it is not shown, so samples would be too smooth and too sure there",
+            expected=f"a network that predicts {FULL}", found=f"one that predicts {PARTIAL}",
+            hint="--method ambient_dps, or `sciinv priors convert` to make a prior of it by EM",
+        )  # fmt: skip
+    if getattr(prior, "told", None) is not None:  # told one of its own, such as that of its training
+        return prior
+    return cast(Prior, prior.given(cast(Problem, problem).linear))  # type: ignore[operator]
+
+
 def sample(
     sampler: Sampler,
     problem: Problem | QuadraticProblem,
@@ -203,6 +219,8 @@ def sample(
     check_requirements(sampler, problem)
     keys: list[Key] = list(range(n)) if isinstance(n, int) else list(n)
     inner = problem.pullback(prior.to_physical)
+    if prior.predicts == PARTIAL:
+        prior = told(sampler, prior, inner)
     counted = Counted(prior)
     loop = _Loop(sampler, cast(Problem, inner), counted, seed, store, checkpoint_every, on_step, rng_mode, rng_factory)
     start, cpu = time.time(), time.process_time()

@@ -1,5 +1,6 @@
 """Explicit approximations of the measurement score: one closed-form guess of ``p(y | x_t)`` a method."""
 
+from sciinv.samplers.explicit.ambient_dps import AmbientDPS
 from sciinv.samplers.explicit.ccdf import CCDF
 from sciinv.samplers.explicit.daps import DAPS
 from sciinv.samplers.explicit.ddnm import DDNM
@@ -38,6 +39,7 @@ __all__ = [
     "MPGD",
     "SNIPS",
     "TMPD",
+    "AmbientDPS",
     "DDNMPlus",
     "DiffPIR",
     "ImplicitDenoiser",
