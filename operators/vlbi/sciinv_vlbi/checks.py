@@ -47,16 +47,25 @@ class Alone:
         return float(is_ring(self.rings).mean())
 
 
-def alone(prior: Prior, found: science.Fit, samples: Tensor, scale: float, pixel_uas: float, seed: int) -> Alone:
+def alone(
+    prior: Prior,
+    found: science.Fit,
+    samples: Tensor,
+    scale: float,
+    pixel_uas: float,
+    seed: int,
+    count: int = misfit.DRAWS,
+) -> Alone:
     """Ask the prior for images of its own.
 
     Parameters
     ----------
     samples : ``(n, 1, side, side)`` in Jy per pixel.
     scale : Jy per pixel of the problem's unit.
+    count : draws from the prior.
     """
     prior = prior.at(tuple(samples.shape[-2:]))
-    draws = misfit.prior_draws(prior, seed=seed)
+    draws = misfit.prior_draws(prior, count, seed)
     images = prior.to_physical(draws)
     p = None
     back = prior.to_physical
