@@ -191,7 +191,7 @@ def unit_of(whole: Readings) -> float:
         if len(at) < 4:
             continue
         low, high = s[at[0]], s[at[-1]]
-        half, middle = 0.5 * (high - low), 0.5 * (high + low)
+        half, middle = 0.5 * (high - low) * len(at) / (len(at) - 1), 0.5 * (high + low)  # cells are not points
         place = (s - middle) / half
         use = np.abs(place) < 0.9
         ratios.append(p[use] / (2 * half * np.sqrt(1 - place[use] ** 2)))
@@ -256,12 +256,12 @@ def _spread(lines: Floats, options: CTOptions) -> Floats:
     """Standard deviations of line integrals whose counts are not known."""
     air = options.sigma
     if not air:
+        # what a parabola through neighbouring cells leaves; the readings in air know it better, where there is air
+        rough = lines[:, 2:-2] - (4 * (lines[:, 1:-3] + lines[:, 3:-1]) - lines[:, :-4] - lines[:, 4:]) / 6
+        air = 1.4826 * float(np.median(np.abs(rough))) / math.sqrt(1 + (4 * 4 * 2 + 2) / 36)
         top = float(np.quantile(lines, 0.99))
-        empty = lines[lines < 0.02 * top]
+        empty = lines[np.abs(lines) < max(0.02 * top, 4 * air)]
         if len(empty) > 100:
             air = 1.4826 * float(np.median(np.abs(empty - np.median(empty))))
-        else:  # no air in sight: what a parabola through neighbouring cells leaves
-            rough = lines[:, 2:-2] - (4 * (lines[:, 1:-3] + lines[:, 3:-1]) - lines[:, :-4] - lines[:, 4:]) / 6
-            air = 1.4826 * float(np.median(np.abs(rough))) / math.sqrt(1 + (4 * 4 * 2 + 2) / 36)
         air = max(air, 1e-4 * top, 1e-6)
     return np.sqrt(air**2 * np.exp(np.clip(lines, 0, 20)) + (options.model_error * np.maximum(lines, 0)) ** 2)
