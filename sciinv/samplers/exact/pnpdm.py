@@ -15,10 +15,11 @@ short. ``mmps`` (default): the moment-matching denoiser (`MMPS`, exact for Gauss
 true sigma, then the sweeps give back the spread that it lacks. Exact either way as sweeps grow.
 
 Nonlinear operators and noise that is not Gaussian (counts): z moves by ``inner`` Metropolis-corrected steps from its
-last value (`mcmc`), which leaves pi_rho invariant too. A nonlinear operator starts by ``noise`` alone, a linear one
-also by ``mmps`` with the nearest Gaussian noise (`Problem.linearised`). Step sizes are tuned in the sweeps of the
-start, else in the first half of the stationary ones, and then frozen. ``correct`` weights the last states from the law
-at ``rho_min`` to the posterior (`inflated.rho_correction`).
+last value (`mcmc`; in the row space of the data where the operator splits, `row_mcmc`), which leaves pi_rho invariant
+too. ``mmps`` then starts by moment matching about the denoised image (`guide`), with counts by the nearest Gaussian
+noise (`Problem.linearised`); a nonlinear operator that does not split starts by ``noise`` alone. Step sizes are tuned
+in the sweeps of the start, else in the first half of the stationary ones, and then frozen. ``correct`` weights the last
+states from the law at ``rho_min`` to the posterior (`inflated.rho_correction`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from sciinv.prior import Counted
 from sciinv.problem import Info, Problem, QuadraticProblem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State, check_requirements, fitting
+from sciinv.samplers.exact.guide import matched_mean
 from sciinv.samplers.exact.inflated import rho_correction
 from sciinv.samplers.exact.mcmc import Kernel, check_kernel, consistency
 from sciinv.samplers.explicit.mmps import MMPS
@@ -59,7 +61,8 @@ class PnPDM(Sampler):
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
     log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
-    kernel : how z is drawn: exact (linear operators), mala, hmc or ula (biased); auto is exact if it can be, else mala.
+    kernel : how z is drawn: exact (linear operators), row_hmc, row_mala (operators that split), mala, hmc or ula
+        (biased); auto is exact if it can be, else row_hmc, else mala.
     inner : steps of mala, hmc or ula a sweep.
     correct : weight the samples by ``N(y; A x, sigma^2 I) / N(y; A x, sigma^2 I + rho_min^2 A A^H)``, which removes the
         bias of a finite ``rho_min``; for few data, as the weights degenerate with their number. Needs a decomposition.
@@ -112,11 +115,12 @@ class PnPDM(Sampler):
                 hint="correct=False with a smaller rho_min, or sgs_smc",
             )
         if self.start == "mmps":
-            if "linear" not in problem.capabilities():
+            if not {"linear", "split"} & problem.capabilities():
                 raise MismatchError(
-                    "pnpdm starts by moment matching, which needs a linear operator",
+                    "pnpdm starts by moment matching, which needs a linear operator or one that splits",
                     hint=f"start=noise; methods for this problem: {fitting(problem)}",
                 )
+        if self.start == "mmps" and "linear" in problem.capabilities():
             check_requirements(MMPS, problem if isinstance(problem, QuadraticProblem) else problem.linearised)
         return super().init(problem, prior, rng, like)
 
@@ -125,24 +129,25 @@ class PnPDM(Sampler):
             return self._start(problem, prior, state, t, s, rng)
         z, aux, info = consistency(
             problem, state.x, t, state.aux, rng,
-            kernel=self.kernel, steps=self.inner, tuning=self._tuning(problem),
+            kernel=self.kernel, steps=self.inner, tuning=self._tuning(),
         )  # fmt: skip
         x = prior_step(prior, z, t, rng, self.log_step, self.order)
         gap = (x - z).flatten(1).square().mean(1)
         return State(x, aux=aux), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
 
-    def _tuning(self, problem: Problem) -> int:
+    def _tuning(self) -> int:
         """Sweeps in which step sizes adapt."""
-        if self.start == "noise":
-            return self.anneal
-        return 1 if "gaussian" in problem.capabilities() else max(1, self.stationary // 2)
+        return self.anneal if self.start == "noise" else max(1, self.stationary // 2)
 
     def _start(
         self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng
     ) -> tuple[State, Info]:
         """Second-order step of the moment-matching diffusion; the last one ends without noise: sweeps take images."""
-        near = problem if "gaussian" in problem.capabilities() else problem.linearised
-        d, _, info = MMPS().posterior_mean(near, prior, state.x, t, rng)
+        if "linear" in problem.capabilities():
+            near = problem if "gaussian" in problem.capabilities() else problem.linearised
+            d, _, info = MMPS().posterior_mean(near, prior, state.x, t, rng)
+        else:
+            d, info = matched_mean(problem, prior, state.x, t)[0], {}
         info = {"block_means": block_means(d), **info}
         if s <= self.rho_min:
             return State(d), info

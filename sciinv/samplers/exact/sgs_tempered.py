@@ -48,7 +48,8 @@ class SGSTempered(Sampler):
     swap : collapsed (linear operators with an svd), joint (any), or auto.
     log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
-    kernel : how z is drawn: exact (linear operators), mala, hmc or ula (biased); auto is exact if it can be, else mala.
+    kernel : how z is drawn: exact (linear operators), row_hmc, row_mala (operators that split), mala, hmc or ula
+        (biased); auto is exact if it can be, else row_hmc, else mala.
     inner : steps of mala, hmc or ula a sweep; tuned during the first half of the sweeps.
     """
 

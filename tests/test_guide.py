@@ -1,0 +1,101 @@
+"""Moment matching for nonlinear data: exact where it should be, batch-independent, and a start for split Gibbs."""
+
+import pytest
+import torch
+from known import Ring
+from support import gaussian_problem
+from test_row_mcmc import Split
+
+from sciinv.certify.stream import OneStream
+from sciinv.errors import MismatchError
+from sciinv.generic.dense import Dense
+from sciinv.noise import Gaussian
+from sciinv.prior import Counted
+from sciinv.priors.gaussian import GaussianPrior
+from sciinv.problem import Problem
+from sciinv.rng import Rng
+from sciinv.samplers import sample
+from sciinv.samplers.exact import guide
+from sciinv.samplers.exact.pnpdm import PnPDM
+from sciinv.testing import mean_cov_error, moments
+
+N = 1500
+F64 = torch.float64
+
+
+def split_problem() -> tuple[Problem, GaussianPrior, tuple[torch.Tensor, torch.Tensor]]:
+    """The dense Gaussian problem behind a g that is the identity, its prior, and the exact posterior."""
+    problem, prior = gaussian_problem()
+    prior.sigma_min, prior.sigma_max = 0.005, 20.0
+    a = problem.linear.as_matrix()
+    hidden = Problem(problem.y, Split(Dense(a, (1, 6)), lambda s: s, 3), problem.noise)
+    return hidden, prior, prior.posterior(problem.operator, problem.y, problem.noise.sigma)[:2]
+
+
+def test_errors_of_a_gaussian_prior_are_its_posterior_covariance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guide, "DRAWS", 20000)
+    problem, prior, _ = split_problem()
+    counted = Counted(prior)
+    basis = problem.reduced.basis
+    eye = torch.eye(6, dtype=F64)
+    zero, shifted = prior.denoise(torch.zeros(1, 1, 6, dtype=F64), torch.tensor(0.5, dtype=F64)), None
+    shifted = prior.denoise(eye[:, None], torch.tensor(0.5, dtype=F64)) - zero
+    # Tweedie: the covariance of x_0 given x_t is t^2 dD/dx
+    exact = 0.25 * basis @ shifted[:, 0] @ basis.T
+    k = guide.denoising_errors(counted, problem.reduced).at(0.5)[0]
+    assert float((k @ k.T - exact).norm() / exact.norm()) < 0.1
+    assert guide.denoising_errors(counted, problem.reduced) is guide.denoising_errors(counted, problem.reduced)
+
+
+def test_the_guess_is_the_density_of_the_data_and_the_mean_that_of_the_posterior() -> None:
+    problem, prior, _ = split_problem()
+    t = 0.7
+    x = Rng(0, [0, 1]).normal((1, 6), F64)
+    counted = Counted(prior)
+    d, pull = counted.denoise_vjp(x, t)
+    a = problem.operator.inner.as_matrix()
+    cov = torch.stack([t * t * pull(e.expand(2, 1, 6))[0, 0] for e in torch.eye(6, dtype=F64)])
+    basis = problem.reduced.basis
+    factor = torch.linalg.cholesky(basis @ cov @ basis.T)
+    found = guide.guess(problem, d, factor)
+    s = a @ cov @ a.T + problem.noise.sigma**2 * torch.eye(3, dtype=F64)
+    r = problem.y - d[:, 0] @ a.T
+    density = torch.distributions.MultivariateNormal(torch.zeros(3, dtype=F64), s).log_prob(r)
+    assert float(found.value[0] - found.value[1]) == pytest.approx(float(density[0] - density[1]), rel=1e-4)
+    regression = torch.linalg.solve(basis @ cov @ basis.T, basis @ cov @ (torch.eye(6, dtype=F64) - basis.T @ basis))
+    counted.memo["errors", problem.reduced] = guide.Errors([t], (basis @ cov @ basis.T / t**2)[None], regression[None])
+    mean, again, plain = guide.matched_mean(problem, counted, x, t)
+    expected = d[:, 0] + r @ torch.linalg.inv(s) @ a @ cov
+    assert torch.allclose(mean[:, 0], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(plain, d) and torch.allclose(again.value, found.value)
+
+
+def test_the_start_is_near_the_posterior_of_a_gaussian(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guide, "DRAWS", 5000)
+    monkeypatch.setattr(guide, "LEVELS", 16)
+    problem, prior, truth = split_problem()
+    sampler = PnPDM(rho_min=0.05, anneal=24, stationary=4, log_step=0.25)
+    out = sample(sampler, problem, prior, N, seed=0, rng_factory=OneStream)
+    mean, cov = mean_cov_error(*moments(out.x), *truth)
+    assert mean < 0.1 and cov < 0.15, (mean, cov)
+    blind = sample(PnPDM(start="noise", rho_max=2.0, rho_min=0.05, anneal=24, log_step=0.25), problem, prior, N, seed=0,
+                   rng_factory=OneStream)  # fmt: skip
+    assert mean_cov_error(*moments(blind.x), *truth)[0] > 2 * mean
+
+
+def test_samples_do_not_depend_on_their_batch() -> None:
+    problem, prior, _ = split_problem()
+    sampler = PnPDM(rho_min=0.05, anneal=6, stationary=2)
+    whole, parts = (sample(sampler, problem, prior, 4, seed=3, chunk=c).x for c in (4, 2))
+    assert torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_a_problem_that_does_not_split_is_refused() -> None:
+    with pytest.raises(MismatchError, match="start=noise"):
+        sample(
+            PnPDM(),
+            Problem(torch.tensor([1.5]), Ring(), Gaussian(0.4)),
+            GaussianPrior(torch.zeros(1, 2), torch.eye(2)),
+            2,
+            0,
+        )
