@@ -220,17 +220,16 @@ def test_embedded_prior_is_the_shipped_one(name, monkeypatch):
     assert path.stat().st_size <= 4_000_000
     prior = load_prior(name)
     assert prior.card["sha256"] == EMBEDDED[name] and prior.card["known_failures"]
-    x = 0.2 * draw(1, 2, 30, 34).abs()
+    x = 0.2 * draw(1, prior.channels, 30, 34).abs()
     assert torch.isfinite(prior.at((30, 34)).denoise(x, torch.tensor(0.1))).all()
     monkeypatch.setitem(checkpoint.EMBEDDED, name, "0" * 64)
     with pytest.raises(InputError, match="not the one that was shipped"):
         load_prior(name)
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
-def test_embedded_prior_removes_noise(name):
+def test_embedded_brain_prior_removes_noise():
     """On a bright disc in air the error is well below the noise at every level the samplers use."""
-    prior = load_prior(name).at((64, 64))
+    prior = load_prior("brain_mri").at((64, 64))
     axis = torch.linspace(-1, 1, 64)
     disc = torch.sigmoid((0.7 - torch.hypot(axis[:, None], axis[None])) * 40) * 0.7
     clean = torch.stack([disc, torch.zeros_like(disc)])[None]

@@ -27,29 +27,35 @@ HELD_OUT, HELD_OUT_SEED, LINEAR, LINEAR_SEED = 256, 20270101, 8192, 20270102
 
 
 class Linear:
-    """``E[x|y]`` of a Gaussian with the mean and covariance of some images ``(n, p, p)``."""
+    """``E[x|y]`` of a Gaussian with mean and covariance of some images ``(n, p, p)`` in their eight orientations."""
 
     def __init__(self, images: np.ndarray):
+        side = images.shape[-1]
         flat = torch.from_numpy(images).flatten(1)
-        self.mean = flat.mean(0)
-        self.values, self.vectors = torch.linalg.eigh((flat - self.mean).T.cov())
+        place = torch.arange(side * side).reshape(side, side)
+        turns = [torch.rot90(place, k).flatten() for k in range(4)]
+        turns += [torch.rot90(place.flip(0), k).flatten() for k in range(4)]
+        mean = flat.mean(0)
+        self.mean = torch.stack([mean[t] for t in turns]).mean(0)
+        second = (flat - self.mean).T @ (flat - self.mean) / len(flat)
+        self.covariance = sum(second[t][:, t] for t in turns) / len(turns)
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Shapes as in `Prior.denoise`; one sigma for all."""
-        power = self.values.clamp(min=0)
-        share = (x.flatten(1) - self.mean) @ self.vectors * (power / (power + sigma**2))
-        return (self.mean + share @ self.vectors.T).reshape(x.shape)
+        """Shapes as in `Prior.denoise`; one sigma for all. ``x - sigma^2 (C + sigma^2)^-1 (x - mean)``."""
+        factor = torch.linalg.cholesky(self.covariance + sigma**2 * torch.eye(len(self.mean)))
+        rest = torch.cholesky_solve((x.flatten(1) - self.mean).T, factor).T
+        return x - sigma**2 * rest.reshape(x.shape)
 
 
 @torch.no_grad()
-def errors(prior: NetworkPrior | Linear, images: np.ndarray, seed: int) -> dict[str, float]:
+def errors(prior: NetworkPrior | Linear, images: np.ndarray, seed: int, chunk: int = 32) -> dict[str, float]:
     """Root-mean-square error of denoising at each level."""
     clean = torch.from_numpy(images)[:, None]
     noise = torch.randn(clean.shape, generator=keyed(seed))
     found = {}
     for level in LEVELS:
         sigma = torch.tensor(level)
-        guess = torch.cat([prior.denoise(part, sigma) for part in (clean + level * noise).split(32)])
+        guess = torch.cat([prior.denoise(part, sigma) for part in (clean + level * noise).split(chunk)])
         found[f"{level:g}"] = round(float((guess - clean).square().mean().sqrt()), 5)
     return found
 
@@ -70,7 +76,8 @@ def card(steps: int, minutes: float, found: dict[str, float], linear: dict[str, 
         "chosen knowing what was published on M87 and Sgr A*.",
         licence="MIT (weights and generator)",
         resolution=f"64 x 64 pixels over {FOV:g} micro-arcseconds; other grids and fields are outside the training",
-        intensity="total of (0.3125 x 64)^2 = 400, exactly: the flux is what the data's options say",
+        intensity="total of (0.3125 x 64)^2 = 400 in training, which stands for the flux in the options of the data; "
+        "24 images drawn from the network without data have 385 with a deviation of 27",
         anatomy=f"{len(NAMES)} families: {', '.join(NAMES)}",
         known_failures="Most of the training images are rings: with poor data a ring is what comes out, so compare "
         "with other priors before believing one. Formulae are not accretion physics: turbulence is a random field, the "
@@ -85,11 +92,11 @@ def card(steps: int, minutes: float, found: dict[str, float], linear: dict[str, 
 
 
 def network_of(run: Path) -> tuple[UNet, dict[str, str]]:
-    """The averaged network of a run, and the run's metadata."""
+    """The averaged network of a run, rounded as it will be stored, and the run's metadata."""
     network = UNet(**SPEC.model_dump())
     with safe_open(run / "state.safetensors", "pt") as file:
         names = [name for name in file.keys() if name.startswith("average.")]
-        network.load_state_dict({name.removeprefix("average."): file.get_tensor(name) for name in names})
+        network.load_state_dict({name.removeprefix("average."): file.get_tensor(name).half() for name in names})
         return network, file.metadata()
 
 
@@ -106,7 +113,7 @@ def main() -> None:
     side = (64, 64)
     prior = NetworkPrior(network.eval(), side, config["sigma_data"], config["sigma_min"], config["sigma_max"], 1, False)
     held, _ = draw(32 if arguments.quick else HELD_OUT, HELD_OUT_SEED, shares)
-    linear = {} if arguments.quick else errors(Linear(draw(LINEAR, LINEAR_SEED, shares)[0]), held, 0)
+    linear = {} if arguments.quick else errors(Linear(draw(LINEAR, LINEAR_SEED, shares)[0]), held, 0, len(held))
     text = card(
         int(metadata["step"]), float(metadata["seconds"]) / 60, errors(prior, held, 0), linear, arguments.ring_free
     )

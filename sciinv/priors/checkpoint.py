@@ -28,7 +28,10 @@ from sciinv.priors.unet import UNet
 ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet}
 """What a checkpoint may ask for."""
 
-EMBEDDED = {"brain_mri": "d73f67cff42ebe398e642d66d2a103b9844e23f13618595f0014de71f9d4fe98"}
+EMBEDDED = {
+    "brain_mri": "d73f67cff42ebe398e642d66d2a103b9844e23f13618595f0014de71f9d4fe98",
+    "vlbi_64": "80410345037efa8f389d8b8b8076594135aa6befdf40283bc0f5106fb859fa90",
+}
 """Priors that come with the package, and the SHA-256 of their files."""
 
 NOTE_KEY, NOTE_LIMIT, FILE_LIMIT = "sciinv", 64 << 10, 1 << 30

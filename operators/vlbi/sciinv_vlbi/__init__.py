@@ -42,7 +42,8 @@ def _domain() -> Domain:
         demo=_demo,
         describe=io.describe,
         validate=io.validate,
-        default_prior="",
+        default_prior="vlbi_64",
+        demo_settings=("vlbi.flux=0.6",),
         align=_align,
         sections=_sections,
     )
