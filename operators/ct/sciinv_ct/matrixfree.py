@@ -120,7 +120,7 @@ def _project(g: Geometry, p: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
     """Fractional column and row of points ``(n, 3)`` (z, y, x) at every view, ``(n, views)`` each."""
     cos, sin, height = views.unbind(-1)
     z, y, x = (t[:, None] for t in p.unbind(-1))
-    u, v = x * cos + y * sin, torch.zeros_like(x)
+    u, v = x * cos + y * sin, torch.zeros_like(x * cos)
     if g.kind != "parallel":
         depth = g.source_origin - (x * sin - y * cos)
         v = g.source_detector * (z - height) / depth
