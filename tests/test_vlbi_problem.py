@@ -209,9 +209,6 @@ def test_demo_and_command_line(tmp_path, capsys):
     assert main(["info", str(path), "--json"]) == 0 and '"domain": "vlbi"' in capsys.readouterr().out
     assert main(["validate", str(path)]) == 0
     assert main(["simulate", "vlbi", "phantom", "-o", str(tmp_path / "s.uvfits"), "--set", "vlbi.hours=2"]) == 0
-    capsys.readouterr()
-    assert main(["reconstruct", str(path), "-o", str(tmp_path / "out")]) == 2
-    assert "comes with no prior" in capsys.readouterr().err
     assert DOMAIN.items(read(path)) == 1
 
 
