@@ -31,7 +31,7 @@ from sciinv.samplers.kernels import prior_step
 
 LEVEL = 0.05
 DRAWS = 127  # with m draws no p-value is below 2 / (m + 1)
-LOG_STEP = 0.25
+LOG_STEP = 0.35
 
 
 def fit_p(chi2: Tensor, n: int) -> float:
