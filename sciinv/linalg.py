@@ -8,7 +8,6 @@ one and ``residual`` says how good.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -82,10 +81,15 @@ def cg(
 
 
 @torch.no_grad()
-def operator_norm(operator: LinearOperator, start: Tensor, steps: int = 12) -> float:
-    """Largest singular value within a few per cent, by the power method from ``start`` ``(1, *domain)``."""
-    x, value = start, 0.0
+def operator_norm(operator: LinearOperator, start: Tensor, steps: int = 12) -> Tensor:
+    """Largest singular value a row, ``(n,)``, within a few per cent, by the power method from ``start`` ``(n,
+    *domain)``.
+
+    An operator that stacks one for each row gets the norm of each.
+    """
+    axes, x = tuple(range(1, start.ndim)), start
+    value = torch.ones(len(start))
     for _ in range(steps):
-        x = operator.normal(x / x.norm())
-        value = float(x.norm())
-    return math.sqrt(value)
+        x = operator.normal(x / torch.linalg.vector_norm(x, dim=axes, keepdim=True))
+        value = torch.linalg.vector_norm(x, dim=axes)
+    return value.sqrt()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sciinv.commands.convert import convert
 from sciinv.errors import ResourceError, UsageError
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
     priors = typer.Typer(no_args_is_help=True, help="Which priors there are, and what they were trained on.")
     priors.command("list")(priors_list)
     priors.command("card")(priors_card)
+    priors.command("convert")(convert)
     app.add_typer(priors, name="priors")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sciinv.errors import MismatchError
 from sciinv.linalg import operator_norm
-from sciinv.operator import LinearOperator, Scaled
+from sciinv.operator import LinearOperator, column
 from sciinv.prior import PARTIAL
 from sciinv.priors.network import NetworkPrior
 from sciinv.problem import Problem
@@ -36,11 +36,12 @@ def precondition_partial(network: nn.Module, z: Tensor, side: Tensor, sigma: Ten
     return sigma_data**2 / total * z + sigma_data * inside[:, :-1]
 
 
-def describe(operator: LinearOperator, keep: Tensor | None, like: Tensor) -> Tensor:
+def describe(operator: LinearOperator, keep: Tensor | None, like: Tensor, norm: Tensor | None = None) -> Tensor:
     """What a network is told of ``A~``, ``(n, 1, *space)``; ``keep`` is bool ``(n, *codomain)``, ``like`` a state.
 
     The kept sampling pattern itself, averaged over what precedes the image's axes (coils), where data lie on a grid of
-    the image's size (pixels, Cartesian k-space); else ``A~^H A~ 1``, averaged over channels.
+    the image's size (pixels, Cartesian k-space); else ``A~^H A~ 1`` for the operator divided by ``norm`` ``(n,)``,
+    averaged over channels.
     """
     space = operator.domain.shape[1:]
     if keep is not None and tuple(keep.shape[-len(space) :]) == tuple(space):
@@ -49,15 +50,28 @@ def describe(operator: LinearOperator, keep: Tensor | None, like: Tensor) -> Ten
         return (values.mean(lead) if lead else values)[:, None]
     with torch.no_grad():
         data = operator(torch.ones_like(like))
-        return operator.adjoint(data if keep is None else data * keep).mean(1, keepdim=True)
+        out = operator.adjoint(data if keep is None else data * keep).mean(1, keepdim=True)
+        return out if norm is None else out / column(norm.square(), out)
 
 
 class Told(NamedTuple):
-    """What a partial denoiser knows: an operator of norm one, what it keeps of the data (bool), and its norm before."""
+    """What a partial denoiser knows: an operator, what it keeps of the data (bool ``(n or 1, *codomain)``), its norms.
+
+    ``norm`` is ``(n or 1,)``: training divides operators by their norm.
+    """
 
     operator: LinearOperator
     kept: Tensor
-    norm: float
+    norm: Tensor
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A~^H A~ x`` of the operator divided by its norm."""
+        return self.back(self.operator(x))
+
+    def back(self, y: Tensor) -> Tensor:
+        """``A~^H y`` of the operator divided by the square of its norm."""
+        z = self.operator.adjoint(y * self.kept)
+        return z / column(self.norm.square(), z)
 
 
 class PartialPrior(NetworkPrior):
@@ -69,20 +83,20 @@ class PartialPrior(NetworkPrior):
     predicts = PARTIAL
     told: Told | None = None
 
-    def given(self, operator: LinearOperator, kept: Tensor | None = None) -> PartialPrior:
-        """The same network for one ``A~``: a linear operator on states, less what is not kept, divided by its norm.
+    def given(self, operator: LinearOperator, kept: Tensor | None = None, rows: int = 1) -> PartialPrior:
+        """The same network for one ``A~``: a linear operator on states, less what is not kept.
 
-        ``kept`` is bool in the shape of the data; by default everything that the operator measures.
+        ``kept`` is bool in the shape of the data, by default everything that the operator measures; ``rows`` is the
+        number of states that an operator expects which stacks one for each.
         """
         bound = self.at(self.space.shape[1:])
         probe = torch.randn(self.space.shape, generator=torch.Generator().manual_seed(0))
-        probe = probe.to(next(self.network.parameters()).device)[None]
+        probe = probe.to(next(self.network.parameters()).device).expand(rows, *self.space.shape)
         with torch.no_grad():
-            measured = operator(probe)[0].abs() > 0
+            measured = operator(probe).abs() > 0
         norm = operator_norm(operator, probe)
-        norm = 1.0 if abs(norm - 1) < 0.02 else norm
-        scaled = operator if norm == 1.0 else Scaled(operator, 1 / norm)
-        bound.told = Told(scaled, measured if kept is None else measured & kept, norm)
+        norm = torch.where((norm - 1).abs() < 0.02, 1.0, norm)
+        bound.told = Told(operator, measured if kept is None else measured & kept, norm)
         return bound
 
     def at(self, spatial: tuple[int, ...]) -> PartialPrior:
@@ -94,13 +108,13 @@ class PartialPrior(NetworkPrior):
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``E[x_0 | A~ x, A~]`` of states ``(n, *space)``."""
-        known = self._known()
-        return self.from_data(known.operator.adjoint(known.operator(x) * known.kept), sigma)
+        return self.from_data(self._known().normal(x), sigma)
 
     def from_data(self, z: Tensor, sigma: Tensor) -> Tensor:
         """``E[x_0 | z = A~^H (A~ x_0 + noise), A~]`` of images ``(n, *space)`` that are seen already."""
         known = self._known()
-        side = describe(known.operator, known.kept.expand(len(z), *known.kept.shape), z)
+        kept = known.kept.expand(len(z), *known.kept.shape[1:])
+        side = describe(known.operator, kept, z, known.norm.expand(len(z)))
         return precondition_partial(self.network, z, side, sigma, self.sigma_data)
 
     def _known(self) -> Told:
@@ -119,7 +133,7 @@ def restore(prior: PartialPrior, problem: Problem) -> Tensor:
     """
     inner = problem.pullback(prior.to_physical)
     bound = prior.given(inner.linear)
-    operator, kept, norm = bound._known()
-    y = torch.where(kept, problem.y, torch.zeros((), dtype=problem.y.dtype, device=problem.device))
-    level = y.real.new_tensor(max(problem.noise.sigma / norm, prior.sigma_min))
-    return prior.to_physical(bound.from_data(operator.adjoint(y[None] / norm), level))[0]
+    known = bound._known()
+    y = torch.where(known.kept[0], problem.y, torch.zeros((), dtype=problem.y.dtype, device=problem.device))
+    level = y.real.new_tensor(max(problem.noise.sigma / float(known.norm), prior.sigma_min))
+    return prior.to_physical(bound.from_data(known.back(y[None]), level))[0]

@@ -181,7 +181,9 @@ def told(sampler: Sampler, prior: Prior, problem: Problem | QuadraticProblem) ->
         )  # fmt: skip
     if getattr(prior, "told", None) is not None:  # told one of its own, such as that of its training
         return prior
-    return cast(Prior, prior.given(cast(Problem, problem).linear))  # type: ignore[operator]
+    data = cast(Problem, problem)
+    rows = len(data.y) if data.y.ndim > len(data.operator.codomain.shape) else 1
+    return cast(Prior, prior.given(data.linear, rows=rows))  # type: ignore[operator]
 
 
 def sample(

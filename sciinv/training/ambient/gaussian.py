@@ -9,7 +9,8 @@ C)``, the M-step a mean image and a power spectrum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from sciinv.training.ambient.items import Batch, Measurements, rows_like
 DENSE = 256
 """Largest state that is fitted with a dense covariance."""
 
-_FIELD_STEPS, _FIELD_ITEMS, _CG = 6, 32, 60
+_FIELD_STEPS, _FIELD_ITEMS, _CG = 4, 12, 30
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,17 @@ def _fit(data: Measurements, items: list[int], scale: float, seed: int, iteratio
         prior = RandomFieldPrior(spatial, channels, mean=mean, spectrum=spectrum(draws - mean))
         prior.sigma_max = 20 * scale
     return prior
+
+
+def deviation(priors: Iterable[Analytic]) -> float:
+    """Standard deviation about zero of the fitted images per real component, over the groups."""
+    values = []
+    for prior in priors:
+        if isinstance(prior, GaussianPrior):
+            values.append(float(prior.variances.mean() + prior.mean.square().mean()))
+        elif isinstance(prior, RandomFieldPrior):
+            values.append(float(prior.power.mean() + prior.mean.square().mean()))
+    return math.sqrt(sum(values) / len(values))
 
 
 def spectrum(x: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from sciinv.errors import MismatchError
 from sciinv.training.ambient.further import Further
 from sciinv.training.ambient.items import Measurements
 
-FEW = 64
-"""Patterns that are examined one by one."""
+FEW, SHORT = 8, 12
+"""So few patterns, or patterns of so few groups, are all that the scanner has; more are a sample of what it draws."""
 
 _SUBSETS, _DRAWS, _DENSE, _LANCZOS, _ITEMS, _SHOWN = 10, 32, 600, 40, 32, 8
 _SINGULAR = 1e-4
@@ -141,7 +141,7 @@ def _group(data: Measurements, number: int, group: list[int], further: Further |
     patterns, member, counts = torch.unique(flat, dim=0, return_inverse=True, return_counts=True)
     if bool(flat.all()):
         return Verdict(True, "", [], weakest)
-    if len(patterns) > FEW:
+    if len(patterns) > FEW and flat.shape[1] > SHORT:
         if further.share == 0:
             return Verdict(False, "nothing is hidden again, so nothing hidden is ever supervised",
                            _unravel((~flat.all(0)).nonzero()[:, 0], shape), weakest)  # fmt: skip

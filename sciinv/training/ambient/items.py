@@ -179,14 +179,15 @@ class Measurements:
         return [members[min(int(u * len(members)), len(members) - 1)] for u in rows.tolist()]
 
     def least_squares_scale(self) -> float:
-        """Root mean square of ``A^H y`` per real component over the share of the data that is measured."""
+        """Standard deviation of white images that would give data of this size."""
         total = count = 0.0
         for group in self.groups:
-            batch = self.batch(group[: min(len(group), 64)])
-            total += float((batch.y.abs() * batch.measured).double().square().sum())
-            ones = batch.operator(torch.ones(len(batch.y), *self.state_space(group[0]).shape, device=batch.y.device))
-            count += float(ones.abs().double().square().sum())
-        return math.sqrt(total / max(count, 1e-30))
+            for i in group[:16]:
+                problem = self.problems[i]
+                white = problem.operator(_probe(problem.domain).to(problem.device)[None])
+                total += float(problem.y.abs().double().square().sum())
+                count += float(white.abs().double().square().sum())
+        return math.sqrt(total / count)
 
 
 def _codec(domain: Space):  # type: ignore[no-untyped-def]
@@ -207,7 +208,7 @@ def _clean(problem: Problem, number: int) -> Problem:
     if isinstance(problem.operator, Diagonal):
         norm = float(problem.operator.diagonal.abs().max())
     else:
-        norm = operator_norm(problem.linear, _probe(problem.domain)[None].to(problem.device))
+        norm = float(operator_norm(problem.linear, _probe(problem.domain)[None].to(problem.device)))
     if abs(norm - 1) < 0.02:
         return Problem(y, problem.operator, problem.noise, problem.meta)
     return Problem(y / norm, Scaled(problem.linear, 1 / norm), Gaussian(problem.noise.sigma / norm), problem.meta)

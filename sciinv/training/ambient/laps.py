@@ -1,0 +1,115 @@
+"""The laps of EM as a run: draws and weights of every lap on disk, resumed where it stopped, ended when nothing
+improves.
+
+Each lap keeps ``lap-NN/draws.safetensors`` (the E-step) and the training state of its M-step. The optimiser steps and
+the minutes of the run are shared out evenly over the laps. Every lap ends with the predictive density of held-out data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors.torch import load_file, save
+from torch import nn
+
+from sciinv.io.atomic import write_bytes
+from sciinv.prior import PARTIAL, Prior
+from sciinv.priors.network import NetworkPrior
+from sciinv.samplers.base import Sampler
+from sciinv.samplers.explicit.ambient_dps import AmbientDPS
+from sciinv.training.ambient.em import Draws, Priors, expectation, held_out_density, misfit, same
+from sciinv.training.ambient.items import Measurements
+from sciinv.training.dsm import TrainConfig, train
+from sciinv.training.state import append_json
+
+
+@dataclass(frozen=True)
+class Laps:
+    """How EM goes.
+
+    Attributes
+    ----------
+    laps : E-steps.
+    draws : posterior draws an item.
+    sampler : of the E-step.
+    scored : held-out items that are scored after every lap.
+    """
+
+    laps: int
+    draws: int
+    sampler: Sampler
+    scored: int = 16
+
+
+def train_em(
+    network: nn.Module,
+    data: Measurements,
+    others: Measurements | None,
+    config: TrainConfig,
+    settings: Laps,
+    out: Path,
+    *,
+    gaussian: Mapping[int, Prior],
+    start: Prior | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> tuple[nn.Module, dict[str, float]]:
+    """Run EM; return the averaged network and ``{"density": ..., "misfit": ...}`` of the last lap.
+
+    ``start`` (a whole or a partial denoiser) draws the first lap in place of the Gaussians of the groups.
+    """
+    device = next(network.parameters()).device
+    for prior in gaussian.values():
+        prior.to(device)
+        prior.sigma_max = config.sigma_max
+    priors: Priors = gaussian.__getitem__ if start is None else same(start.to(device), data)
+    sampler: Sampler = settings.sampler
+    if start is not None and start.predicts == PARTIAL:
+        sampler = AmbientDPS(steps=4 * int(getattr(sampler, "steps", 50)))  # its steps on the misfit are short
+    one = replace(config, steps=max(1, config.steps // settings.laps),
+                  minutes=None if config.minutes is None else config.minutes / settings.laps)  # fmt: skip
+    shape = data.state_space().shape
+    average, course, found = network, list[float](), dict[str, float]()
+    for lap in range(settings.laps):
+        folder = out / f"lap-{lap:02d}"
+        draws = _draws(folder, lambda lap=lap, p=priors, s=sampler: expectation(  # type: ignore[misc]
+            data, p, s, config.seed, lap, draws=settings.draws, chunk=_chunk(data)))  # fmt: skip
+        shown = None if progress is None else _within(progress, lap, settings.laps)
+        average, _ = train(network, draws, one, folder, progress=shown)
+        prior = NetworkPrior(
+            average, shape[1:], config.sigma_data, config.sigma_min, config.sigma_max, data.channels,
+            data.problems[0].domain.dtype.is_complex,
+        ).eval()  # fmt: skip
+        priors, sampler = same(prior, data), settings.sampler
+        found = {"misfit": misfit(data, draws)}
+        if others is not None:
+            items = range(min(len(others), settings.scored))
+            found["density"] = held_out_density(others, same(prior, others), sampler, config.seed, items=items)
+            course.append(found["density"])
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            append_json(out / "log.jsonl", {"step": (lap + 1) * one.steps, "lap": lap, "held_out": found})
+        if 0 < config.patience < len(course) and max(course[-config.patience :]) <= max(course[: -config.patience]):
+            break
+    return average, found
+
+
+def _draws(folder: Path, make: Callable[[], Draws]) -> Draws:
+    """The draws of a lap from disk, or made and kept there."""
+    path = folder / "draws.safetensors"
+    if not path.exists():
+        draws = make()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save({f"{i:04d}": x.cpu().contiguous() for i, x in enumerate(draws.images)}))
+    return Draws([x for _, x in sorted(load_file(path).items())])
+
+
+def _chunk(data: Measurements) -> int:
+    """Items drawn together: about a million numbers."""
+    return max(1, (1 << 20) // data.state_space().size)
+
+
+def _within(progress: Callable[[dict[str, Any]], None], lap: int, laps: int) -> Callable[[dict[str, Any]], None]:
+    return lambda entry: progress(entry | {"lap": lap, "part": (lap + float(entry["part"])) / laps})

@@ -1,0 +1,166 @@
+"""``sciinv train --method`` on real formats through a plugin: from k-space files to checkpoint, page and prior."""
+
+from __future__ import annotations
+
+import dataclasses as dc
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from sciinv_mri.simulate import simulate
+
+from sciinv.cli import main
+from sciinv.errors import MismatchError
+from sciinv.generic.mask import Mask
+from sciinv.noise import Gaussian
+from sciinv.prior import FULL, PARTIAL
+from sciinv.priors.checkpoint import load_prior, read_note
+from sciinv.priors.partial import restore
+from sciinv.priors.unet import UNet
+from sciinv.problem import Problem
+from sciinv.training.ambient.em import expectation
+from sciinv.training.ambient.further import Further
+from sciinv.training.ambient.gaussian import fit as fit_gaussian
+from sciinv.training.ambient.identify import identify
+from sciinv.training.ambient.items import Measurements
+from sciinv.training.ambient.objective import Corrupted
+from sciinv.training.dsm import TrainConfig, keyed
+from sciinv.training.measured import Settings, read_measurements, train_from_measurements
+from sciinv.training.page import read_curves
+
+QUICK = ["--steps", "4", "--batch", "2", "--widths", "8", "--progress", "none", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """Twelve undersampled four-coil scans of one slice, each with lines of its own."""
+    folder = tmp_path_factory.mktemp("scans")
+    for seed in range(12):
+        simulate(
+            "phantom", folder / f"s{seed:02d}.h5", acceleration=2.0, calib_lines=8, coils=4, seed=seed, slices=1,
+            matrix=(24, 24), snr=60,
+        )  # fmt: skip
+    (folder / "notes.txt").write_text("no measurement")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(scans):
+    return read_measurements(scans)
+
+
+def test_lines_are_what_is_dropped_and_the_centre_is_spared(files):
+    kept, held = files.split()
+    assert len(kept) == 10 and len(held) == 2
+    data = Measurements(kept)
+    assert data.patterns[0].shape == (10, 1, 1, 24) and bool(data.always[0][0, 0, 8:16].all())
+    assert data.channels == 2 and data.state_space().shape == (2, 24, 24)
+    assert identify(data, Further(0.2)).regular
+    assert not identify(data, Further(0.0)).regular
+
+
+@pytest.mark.parametrize("method", ["ambient", "ambient-noisy", "gsure"])
+def test_what_the_scanner_did_not_measure_never_reaches_the_loss(files, method):
+    losses = []
+    for poison in (0.0, float("nan")):
+        problems = []
+        for p in files.problems[:4]:
+            measured = p[0].operator(torch.randn(1, 24, 24, dtype=torch.complex64, generator=keyed(0)))[0].abs() > 0
+            problems.append(dc.replace(p[0], y=torch.where(measured, p[0].y, torch.tensor(complex(poison, poison)))))
+        task = Corrupted(method, Measurements(problems), TrainConfig(batch=2, sigma_data=0.4))
+        net = UNet(channels=2 if method == "gsure" else 3, widths=(8,), blocks=(1,))
+        net.initialise(keyed(1))
+        losses.append(float(task.loss(net, 0, range(2)).detach()))
+    assert losses[0] == losses[1] and losses[0] > 0
+
+
+def test_ambient_to_prior(scans, tmp_path, capsys):
+    out = tmp_path / "ambient"
+    assert main(["train", str(scans), "-o", str(out), "--method", "ambient-noisy", *QUICK, "--patience", "3"]) == 0
+    assert capsys.readouterr().out.strip().endswith("prior.safetensors")
+    note = read_note(out / "prior.safetensors")
+    assert (
+        note.predicts == PARTIAL and note.card.method == "ambient-noisy" and "% of the entries" in note.card.corruption
+    )
+    assert {"loss", "least_eigenvalue", "sigma_data"} <= set(note.card.measured)
+    page = (out / "card.html").read_text()
+    assert "E[x0|A~ x_t, A~]" in page and "<script" not in page
+    problem = read_measurements(scans / "s00.h5").problems[0][0]
+    assert restore(load_prior(out / "prior.safetensors").at((24, 24)), problem).shape == (24, 24)
+    refused = ["reconstruct", str(scans / "s00.h5"), "-o", str(tmp_path / "r"), "--prior", str(out / "prior.safetensors"),
+               "--samples", "2", "--progress", "none"]  # fmt: skip
+    assert main(refused) != 0
+    assert "needs a prior, and this network is none" in capsys.readouterr().err
+    assert main([*refused, "--method", "ambient_dps", "--set", "steps=5", "--overwrite"]) == 0
+    made = tmp_path / "prior"
+    convert = ["priors", "convert", str(out / "prior.safetensors"), str(scans), "-o", str(made), "--steps", "4",
+               "--laps", "2", "--batch", "2", "--set", "steps=3", "--progress", "none"]  # fmt: skip
+    assert main(convert) == 0
+    note = read_note(made / "prior.safetensors")
+    assert note.predicts == FULL and note.card.method == "em" and {"misfit", "density"} <= set(note.card.measured)
+    capsys.readouterr()
+    assert main([*convert[:2], str(made / "prior.safetensors"), *convert[3:5], str(tmp_path / "x")]) == 2
+    assert "a prior already" in capsys.readouterr().err
+    # the same command goes on from what is there: nothing is drawn or trained again
+    first = (made / "lap-00" / "draws.safetensors").stat().st_mtime_ns
+    log = (made / "log.jsonl").read_text()
+    assert main(convert) == 0 and (made / "lap-00" / "draws.safetensors").stat().st_mtime_ns == first
+    assert (
+        json.loads(log.splitlines()[-1])["held_out"]
+        == json.loads((made / "log.jsonl").read_text().splitlines()[-1])["held_out"]
+    )
+    assert len(read_curves(made / "log.jsonl")["held out: density"]) == 2
+
+
+def test_a_fixed_pattern_is_refused(scans, tmp_path):
+    one = read_measurements(scans / "s00.h5").problems[0][0]
+    mask = Mask(torch.tensor([[[True, False] * 4] * 8]))
+    problems = [Problem(torch.ones(1, 8, 8) * mask.entries, mask, Gaussian(0.1))] * 4
+    files = read_measurements(scans / "s00.h5")
+    fixed = dc.replace(files, names=["a"], problems=[problems])
+    for method in ("em", "ambient"):
+        with pytest.raises(MismatchError, match=r"cannot determine the prior.*no information at \(0, 1\)|\(0, 0, 1\)"):
+            train_from_measurements(fixed, tmp_path / method, TrainConfig(steps=2), Settings(method))
+    with pytest.raises(MismatchError, match="complete images"):
+        train_from_measurements(
+            fixed, tmp_path / "t", TrainConfig(steps=2), Settings("tweedie", allow_undetermined=True)
+        )
+    with pytest.raises(MismatchError, match="gsure on incomplete"):
+        train_from_measurements(fixed, tmp_path / "g", TrainConfig(steps=2), Settings("gsure", allow_undetermined=True))
+    assert one.operator.linear
+
+
+def test_tweedie_states_where_it_ends(tmp_path, scans):
+    g = keyed(3)
+    files = read_measurements(scans / "s00.h5")
+    whole = Mask(torch.ones(1, 8, 8, dtype=torch.bool))
+    problems = [Problem(torch.randn(1, 8, 8, generator=g), whole, Gaussian(0.3)) for _ in range(8)]
+    files = dc.replace(files, names=["a"], problems=[problems])
+    for coefficient, lowest in ((0.0, 0.3), (1.0, 0.003)):
+        path = train_from_measurements(
+            files, tmp_path / str(coefficient), TrainConfig(steps=2, batch=2), Settings("tweedie", consistency=coefficient),
+            widths=(8,),
+        )  # fmt: skip
+        assert abs(read_note(path).sigma_min - lowest) < 1e-6
+
+
+def test_items_of_different_size_train_one_network():
+    g = keyed(4)
+    problems = []
+    for size in (8, 12):
+        for _ in range(4):
+            mask = torch.rand(1, size, size, generator=g) < 0.7
+            problems.append(Problem(torch.randn(1, size, size, generator=g) * mask, Mask(mask), Gaussian(0.1)))
+    data = Measurements(problems)
+    assert [len(group) for group in data.groups] == [4, 4]
+    prior = fit_gaussian(data, 0)
+    from sciinv.samplers.explicit.mmps import MMPS
+
+    draws = expectation(data, prior.__getitem__, MMPS(steps=3), 0, 0)
+    shapes = {tuple(draws.image(keyed(i)).shape) for i in range(20)}
+    assert [tuple(x.shape[1:]) for x in draws.images] == [(1, 8, 8), (1, 12, 12)] and shapes == {(1, 8, 8)}
+    task = Corrupted("ambient-noisy", data, TrainConfig(batch=3, sigma_data=0.5))
+    net = UNet(channels=2, widths=(8,), blocks=(1,), fold=1)
+    net.initialise(keyed(1))
+    assert all(torch.isfinite(task.loss(net, step, range(3))) for step in range(6))
