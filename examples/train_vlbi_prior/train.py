@@ -7,6 +7,7 @@ from another seed. With ``--ring-free`` the population has no rings at all.
 from __future__ import annotations
 
 import argparse
+import dataclasses as dc
 import os
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SPEC = UNetSpec(channels=1, widths=(32, 64, 96), blocks=(1, 1, 3), fold=2)
 SEED, HELD_OUT_SEED = 20261122, 77
 LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 CONFIG = TrainConfig(
-    steps=3000, minutes=46, batch=32, sigma_data=0.3, sigma_min=0.008, sigma_max=30.0, log_mean=-0.9, log_std=1.5,
+    steps=3000, batch=32, sigma_data=0.3, sigma_min=0.008, sigma_max=30.0, log_mean=-0.9, log_std=1.5,
     uniform_share=0.3, levels=LEVELS, log_every=20, save_every=250,
 )  # fmt: skip
 
@@ -61,6 +62,8 @@ def main() -> None:
     parser.add_argument("pool", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--count", type=int, default=32768)
+    parser.add_argument("--steps", type=int, default=CONFIG.steps)
+    parser.add_argument("--minutes", type=float, help="end, and the cosine with it, by the clock")
     parser.add_argument("--ring-free", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -69,7 +72,8 @@ def main() -> None:
     network.to(memory_format=torch.channels_last)
     held_out, _ = draw(64, HELD_OUT_SEED, RING_FREE if arguments.ring_free else None)
     source = Pool(pool(arguments.pool, arguments.count, arguments.ring_free))
-    train(network, source, CONFIG, arguments.run, held_out=torch.from_numpy(held_out)[:, None])
+    config = dc.replace(CONFIG, steps=arguments.steps, minutes=arguments.minutes)
+    train(network, source, config, arguments.run, held_out=torch.from_numpy(held_out)[:, None])
 
 
 if __name__ == "__main__":
