@@ -157,6 +157,8 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
         f"seed {config.seed}"
     )
     domain, reader = find_reader(file, config.domain, config.format)
+    fitting = domain.method_settings.get(config.method, {})
+    sampler = build(type(sampler), {**fitting, **config.sampler}, f"settings of {config.method}")
     stray = set(config.options) - {domain.name}
     if stray:
         raise UsageError("options of another domain were given", expected=domain.name, found=", ".join(sorted(stray)))
