@@ -37,6 +37,7 @@ class Domain:
     demo : ``(folder) -> path``: an embedded measurement file made from a phantom.
     demo_flags, demo_settings : how ``sciinv demo`` reconstructs it where the defaults do not fit: fields of `RunConfig`
         and words of ``--set``, which those of the user override.
+    method_settings : by the name of a method, fields that fit the domain better than the defaults; the user's win.
     describe, validate : ``(path, *, format, **reader_options)`` for ``sciinv info`` and ``sciinv validate``.
     default_prior : name of the embedded prior; empty where there is none.
     align : ``(x, meta) -> x``: what the data cannot fix (a position) made equal over samples ``(n, *image)`` in units
@@ -63,6 +64,7 @@ class Domain:
     sections: Callable[..., Sequence[Any]] | None = None
     demo_flags: Mapping[str, Any] = dc.field(default_factory=dict)
     demo_settings: Sequence[str] = ()
+    method_settings: Mapping[str, Mapping[str, Any]] = dc.field(default_factory=dict)
 
 
 def domains() -> dict[str, Domain]:
