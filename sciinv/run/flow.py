@@ -261,6 +261,7 @@ def _finish(
         paths += run.domain.write(out, run.data, results, context)
         page = _report(run, results, sentence, measured, used, folder.id, digest.value, log, scrub)
         if run.domain.sections is not None:
+            log.info(f"report  checks and figures of {run.domain.name}")
             page = dc.replace(page, sections=run.domain.sections(run.data, results, context))
         paths += outputs.save_report(out, page)
         for found in (finding for part in page.sections for finding in part.findings):
