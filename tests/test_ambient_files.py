@@ -88,12 +88,12 @@ def test_ambient_to_prior(scans, tmp_path, capsys):
     assert "E[x0|A~ x_t, A~]" in page and "<script" not in page
     problem = read_measurements(scans / "s00.h5").problems[0][0]
     assert restore(load_prior(out / "prior.safetensors").at((24, 24)), problem).shape == (24, 24)
-    refused = ["reconstruct", str(scans / "s00.h5"), "-o", str(tmp_path / "r"), "--prior", str(out / "prior.safetensors"),
+    made, prior = tmp_path / "prior", str(out / "prior.safetensors")
+    refused = ["reconstruct", str(scans / "s00.h5"), "-o", str(tmp_path / "r"), "--prior", prior,
                "--samples", "2", "--progress", "none"]  # fmt: skip
     assert main(refused) != 0
     assert "needs a prior, and this network is none" in capsys.readouterr().err
     assert main([*refused, "--method", "ambient_dps", "--set", "steps=5", "--overwrite"]) == 0
-    made = tmp_path / "prior"
     convert = ["priors", "convert", str(out / "prior.safetensors"), str(scans), "-o", str(made), "--steps", "4",
                "--laps", "2", "--batch", "2", "--set", "steps=3", "--progress", "none"]  # fmt: skip
     assert main(convert) == 0
@@ -139,7 +139,8 @@ def test_tweedie_states_where_it_ends(tmp_path, scans):
     files = dc.replace(files, names=["a"], problems=[problems])
     for coefficient, lowest in ((0.0, 0.3), (1.0, 0.003)):
         path = train_from_measurements(
-            files, tmp_path / str(coefficient), TrainConfig(steps=2, batch=2), Settings("tweedie", consistency=coefficient),
+            files, tmp_path / str(coefficient), TrainConfig(steps=2, batch=2),
+            Settings("tweedie", consistency=coefficient),
             widths=(8,),
         )  # fmt: skip
         assert abs(read_note(path).sigma_min - lowest) < 1e-6
