@@ -7,7 +7,7 @@ from support import gaussian_problem
 from test_row_mcmc import Split
 
 from sciinv.certify.stream import OneStream
-from sciinv.errors import MismatchError
+from sciinv.errors import MismatchError, UsageError
 from sciinv.generic.dense import Dense
 from sciinv.noise import Gaussian
 from sciinv.prior import Counted
@@ -99,3 +99,18 @@ def test_a_problem_that_does_not_split_is_refused() -> None:
             2,
             0,
         )
+
+
+def test_settling_sweeps_take_over_where_moment_matching_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guide, "DRAWS", 5000)
+    monkeypatch.setattr(guide, "LEVELS", 16)
+    problem, prior, truth = split_problem()
+    sampler = PnPDM(rho_max=0.2, rho_min=0.05, anneal=20, settle=16, stationary=4, log_step=0.25, inner=2)
+    levels = sampler.grid(Counted(prior))
+    assert levels[0] == pytest.approx(20.0) and list(levels) == sorted(levels, reverse=True)
+    assert len(levels) == 20 + 16 + 4 + 1 and levels[20] == pytest.approx(0.2)
+    out = sample(sampler, problem, prior, N, seed=0, rng_factory=OneStream)
+    mean, cov = mean_cov_error(*moments(out.x), *truth)
+    assert mean < 0.15 and cov < 0.15, (mean, cov)
+    with pytest.raises(UsageError, match="no room"):
+        sample(PnPDM(rho_max=30.0, settle=2), problem, prior, 2, seed=0)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DOMAIN"]
 
+SETTLED = {"rho_max": 0.3, "rho_min": 0.01, "anneal": 24, "settle": 16, "inner": 2}
+"""What split Gibbs needs on closures (docs/vlbi.md, Inference)."""
+
 
 def __getattr__(name: str) -> Any:
     if name != "DOMAIN":
@@ -44,6 +47,7 @@ def _domain() -> Domain:
         validate=io.validate,
         default_prior="vlbi_64",
         demo_settings=("vlbi.flux=0.6",),
+        method_settings={"pnpdm": SETTLED},
         align=_align,
         sections=_sections,
     )

@@ -58,6 +58,8 @@ class PnPDM(Sampler):
     rho_max, rho_min : first and last coupling width, in the prior's units.
     anneal : steps of the start: network calls with ``mmps`` (keep the mean step in log sigma near 0.3), sweeps with
         ``noise``.
+    settle : with ``mmps``, sweeps of falling width from rho_max to rho_min after the start, which then ends at rho_max:
+        for nonlinear data, whose moment matching leaves more to the sweeps.
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
     log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
@@ -88,11 +90,12 @@ class PnPDM(Sampler):
     kernel: Kernel = "auto"
     inner: int = 10
     correct: bool = False
+    settle: int = 0
 
     def __post_init__(self) -> None:
         if not (
             0 < self.rho_min <= self.rho_max and self.anneal >= 1 and self.stationary >= 0 and self.order in (1, 2)
-            and self.start in ("mmps", "noise") and self.inner >= 1
+            and self.start in ("mmps", "noise") and self.inner >= 1 and self.settle >= 0
         ):  # fmt: skip
             raise UsageError(
                 "pnpdm settings are impossible", expected="0 < rho_min <= rho_max, anneal >= 1", found=repr(self)
@@ -101,7 +104,13 @@ class PnPDM(Sampler):
     def grid(self, prior: Counted) -> Sequence[float]:
         sweeps = [self.rho_min] * self.stationary
         if self.start == "mmps":
-            return [*karras(prior.sigma_max, self.rho_min, self.anneal + 1)[:-2], *sweeps, 0.0]
+            end = self._start_ends()
+            if end >= prior.sigma_max:
+                raise UsageError(
+                    "pnpdm has no room for its start", expected=f"rho_max below {prior.sigma_max:g}", found=f"{end:g}"
+                )
+            falling = geometric(self.rho_max, self.rho_min, self.settle + 1)[:-1] if self.settle else []
+            return [*karras(prior.sigma_max, end, self.anneal + 1)[:-2], *falling, *sweeps, 0.0]
         levels = geometric(self.rho_max, self.rho_min, self.anneal) if self.anneal > 1 else [self.rho_min]
         return [*levels, *sweeps, 0.0]
 
@@ -125,7 +134,7 @@ class PnPDM(Sampler):
         return super().init(problem, prior, rng, like)
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
-        if self.start == "mmps" and t > self.rho_min:
+        if self.start == "mmps" and t > self._start_ends():
             return self._start(problem, prior, state, t, s, rng)
         z, aux, info = consistency(
             problem, state.x, t, state.aux, rng,
@@ -135,9 +144,13 @@ class PnPDM(Sampler):
         gap = (x - z).flatten(1).square().mean(1)
         return State(x, aux=aux), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
 
+    def _start_ends(self) -> float:
+        """The level to which moment matching goes."""
+        return self.rho_max if self.settle else self.rho_min
+
     def _tuning(self) -> int:
         """Sweeps in which step sizes adapt."""
-        return self.anneal if self.start == "noise" else max(1, self.stationary // 2)
+        return self.anneal if self.start == "noise" else self.settle or max(1, self.stationary // 2)
 
     def _start(
         self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng
@@ -149,7 +162,7 @@ class PnPDM(Sampler):
         else:
             d, info = matched_mean(problem, prior, state.x, t)[0], {}
         info = {"block_means": block_means(d), **info}
-        if s <= self.rho_min:
+        if s <= self._start_ends():
             return State(d), info
         ahead, kept = look_ahead(state.aux, d, t, s, 2)
         return State(ancestral(state.x, ahead, t, s, rng), aux=kept), info
@@ -159,10 +172,13 @@ class PnPDM(Sampler):
             state.log_w = rho_correction(problem, state.x, self.rho_min)
         return state.x
 
+    def _steps(self) -> int:
+        return self.anneal + self.stationary + (self.settle if self.start == "mmps" else 0)
+
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
         means = trace.get("block_means")
         # a run that was stopped early has not reached the stationary sweeps
-        if self.stationary < 4 or means is None or len(means) < self.anneal + self.stationary or means.shape[1] < 2:
+        if self.stationary < 4 or means is None or len(means) < self._steps() or means.shape[1] < 2:
             return {}
         draws = means[-self.stationary :]
         rhat, size = split_rhat(draws), ess(draws)
