@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from sciinv_vlbi import io
 from sciinv_vlbi.align import likeness
+from sciinv_vlbi.observation import MICRO_ARCSECOND
 from sciinv_vlbi.options import VLBIOptions
 from sciinv_vlbi.problem import problem
 from sciinv_vlbi.rings import ring_parameters
@@ -81,6 +82,8 @@ def main() -> None:
     data = problem(night, 0, chosen)
     out = draw(data, given.prior, given.method, options(given.set), given.samples, given.seed)
     seconds = time.process_time() - start
+    if given.out:
+        np.save(given.out, out.x.numpy())
     # both closures, whatever the likelihood was made of
     closed = problem(night, 0, dc.replace(chosen, products=("cphase", "logcamp")))
     chi2 = by_product(closed, out.x)
@@ -93,10 +96,8 @@ def main() -> None:
     peers = {}
     for file in sorted(given.data.rglob("m87_101*.fits")):
         n = images.shape[-1]
-        image = io.regrid(io.read_image(file), n, FIELD / n * io.MICRO_ARCSECOND)
+        image = io.regrid(io.read_image(file), n, FIELD / n * MICRO_ARCSECOND)
         peers[f"ncc_{file.stem}"] = float(likeness(images.mean(0)[None], torch.from_numpy(image), FIELD / n)[0])
-    if given.out:
-        np.save(given.out, out.x.numpy())
     figures = {
         "chi2_cphase": float(chi2["cphase"].mean()), "chi2_logcamp": float(chi2["logcamp"].mean()),
         "both_below_1.5": float(((chi2["cphase"] < 1.5) & (chi2["logcamp"] < 1.5)).double().mean()),
