@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sciinv_vlbi import science
+from sciinv_vlbi import checks, science
 from sciinv_vlbi.align import move
 from sciinv_vlbi.observation import MICRO_ARCSECOND, Observation
 from sciinv_vlbi.options import VLBIOptions
@@ -178,3 +178,13 @@ def test_eht_imaging_reads_the_files(tmp_path, night):
     assert image.total_flux() == pytest.approx(0.6, rel=1e-4)
     np.testing.assert_allclose(image.imarr(), x.mean(0)[0].numpy(), rtol=1e-5)
     assert image.psize == pytest.approx(PIXEL * MICRO_ARCSECOND) and image.ra * 15 == pytest.approx(night.ra)
+
+
+def test_kinds_of_image_are_told_apart_and_the_larger_is_first():
+    x = rings(10)
+    x[3:6] = torch.from_numpy(0.6 * phantom(SIDE, FOV, diameter=4.0, width=18.0)[None, None]).float()
+    assert science.modes(x, PIXEL).tolist() == [0] * 3 + [1] * 3 + [0] * 4
+    assert not science.modes(rings(10), PIXEL).any() and science.modes(x[:1], PIXEL).tolist() == [0]
+    said = checks.modes_finding(science.modes(x, PIXEL))
+    assert said.level == "caution" and "70 %, 30 %" in said.text
+    assert checks.modes_finding(np.zeros(10, np.int64)).level == "ok"

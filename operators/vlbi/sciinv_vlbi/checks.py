@@ -23,6 +23,7 @@ from sciinv_vlbi import science
 from sciinv_vlbi.rings import RING, is_ring, ring_parameters
 
 PINS = ("flux", "centroid")  # what the user said about the image, not what was measured
+RARE = 0.05  # a share below which a kind of image is not counted
 MOST = 0.95  # a share from which a thing is called true of all samples
 RHAT_FEW = 1.2  # R-hat of few draws an island scatters, so that its alarm is further out than `RHAT`
 PRODUCTS = {
@@ -83,9 +84,8 @@ def mismatch(found: science.Fit, prior: Alone | None) -> Finding:
     if prior is not None and prior.rank_p is not None:
         p[likely] = prior.rank_p
     name, worst = misfit.smallest(p)
-    said = (
-        f"p-values: {', '.join(f'{key} {value:.2g}' for key, value in p.items())}; the smallest counts as {worst:.2g}."
-    )
+    said = f"p-values: {', '.join(f'{key} {_small(value)}' for key, value in p.items())}; "
+    said += f"the smallest of them counts as {_small(worst)}."
     if worst >= misfit.LEVEL:
         text = f"{said} If prior, noise and sampler are right, it falls below {misfit.LEVEL} in at most 5 % of runs."
         return Finding("ok", "Nothing speaks against prior and noise", text)
@@ -101,6 +101,23 @@ def mismatch(found: science.Fit, prior: Alone | None) -> Finding:
         "read a shape, a ring least of all, from these samples."
     )
     return Finding("alarm", "The prior does not explain the data", f"{said} {cause}")
+
+
+def _small(p: float) -> str:
+    return f"{p:.2g}" if p >= 1e-6 else "under 1e-6"
+
+
+def modes_finding(kinds: NDArray[np.int64]) -> Finding:
+    """Whether the samples are of one kind, by their kinds ``(n,)``."""
+    share = np.bincount(kinds) / len(kinds)
+    large = share[share >= RARE]
+    if len(large) < 2:
+        return Finding(
+            "ok", "The samples are of one kind", f"{100 * share[0]:.0f} % look alike at {science.BEAM:.0f} µas."
+        )
+    parts = ", ".join(f"{100 * value:.0f} %" for value in large)
+    text = f"{len(large)} kinds of image hold {parts} of them: their mean may look like none. See the table of kinds."
+    return Finding("caution", "The samples are of several kinds", text)
 
 
 def ring_finding(rings: Mapping[str, NDArray[np.float64]], prior: Alone | None) -> Finding:

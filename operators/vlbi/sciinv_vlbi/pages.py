@@ -27,13 +27,13 @@ def sections(data: Observation, results: Sequence[ItemResult], context: RunConte
     if context.network is not None:
         prior = checks.alone(context.network, fit, result.samples, float(result.meta["scale"]), pixel, context.seed)
     return [
-        _sky(result, pixel, data.frequency[0]),
+        _sky(result, rings, pixel, data.frequency[0]),
         _ring(rings, prior, result),
         _fit(fit, prior, context.options),
     ]
 
 
-def _sky(result: ItemResult, pixel: float, frequency: float) -> Section:
+def _sky(result: ItemResult, rings: Rings, pixel: float, frequency: float) -> Section:
     mean, std, samples = (
         np.asarray(x.float().squeeze(-3)) for x in (result.summary["mean"], result.summary["std"], result.samples)
     )
@@ -44,10 +44,21 @@ def _sky(result: ItemResult, pixel: float, frequency: float) -> Section:
     caption = (
         f"East is left, North is up. Brightness temperature at {frequency / 1e9:.1f} GHz; 10⁹ K are "
         f"{1e12 / plots.kelvin(frequency, pixel):.3g} mJy per pixel of {pixel:.3g} µas. The circle is a beam of "
-        f"{plots.BEAM:.0f} µas. Deviation / mean is shown where the mean is above 5 % of its peak.{where}"
+        f"{science.BEAM:.0f} µas. Deviation / mean is shown where the mean is above 5 % of its peak.{where}"
     )
     alt = f"Maps of the posterior mean, its deviation, and {min(4, len(samples))} samples, {len(mean)} pixels a side"
-    return Section("The source on the sky", plates=[plate(figure, caption, alt)])
+    kinds = science.modes(result.samples, pixel)
+    rows: list[tuple[str | float | None, ...]] = [
+        (f"kind {k + 1}", f"{100 * float((kinds == k).mean()):.0f} %",
+         *(float(np.median(rings[name][kinds == k])) for name in ("diameter", "width", "ringness")))
+        for k in range(min(6, int(kinds.max()) + 1))
+    ]  # fmt: skip
+    columns = ("", "share of samples", "diameter / µas", "width / µas", "ringness")
+    words = f"Kinds of image (correlation of members below {1 - science.APART:.1f} at {science.BEAM:.0f} µas), medians"
+    return Section(
+        "The source on the sky", (), [plate(figure, caption, alt)], [Table(words, columns, rows)],
+        [checks.modes_finding(kinds)],
+    )  # fmt: skip
 
 
 def _ring(rings: Rings, prior: checks.Alone | None, result: ItemResult) -> Section:

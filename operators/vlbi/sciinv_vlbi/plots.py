@@ -19,12 +19,12 @@ from sciinv_vlbi.closures import closures
 from sciinv_vlbi.observation import MICRO_ARCSECOND, Observation
 from sciinv_vlbi.options import VLBIOptions
 from sciinv_vlbi.rings import PARAMETERS, is_ring
+from sciinv_vlbi.science import BEAM
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
-BEAM = 20.0  # uas: the nominal resolution, for comparison with published pictures
 BAR = 50.0  # uas
 LIGHT, BOLTZMANN = 299792458.0, 1.380649e-23
 LABELS = {

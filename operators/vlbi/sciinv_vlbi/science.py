@@ -25,6 +25,8 @@ from sciinv_vlbi.rings import PARAMETERS, is_ring, ring_parameters
 Floats = NDArray[np.float64]
 UNITS = {"diameter": "uas", "width": "uas", "position_angle": "deg", "asymmetry": "", "central_brightness": ""}
 REACH = 0.25  # of the field of view: how far a sample may be moved
+BEAM = 20.0  # uas: the nominal resolution of the EHT
+APART = 0.1  # one minus the correlation at which two kinds of image are two
 FEW = 4  # samples of an island without which its mean says nothing
 
 
@@ -164,6 +166,27 @@ def islands(parameters: Mapping[str, Floats], group: Tensor | None) -> dict[str,
             "within_sd": within**0.5, "rhat": (pooled / max(within, 1e-12)) ** 0.5,
         }  # fmt: skip
     return out
+
+
+def modes(samples: Tensor, pixel_uas: float) -> NDArray[np.int64]:
+    """Kind of each aligned sample ``(n, 1, side, side)``, the most frequent one 0: ``(n,)``.
+
+    Two images are as far apart as their correlation after a blur of `BEAM` falls short of one; kinds are joined while
+    their members are closer than `APART` on average (average linkage).
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    flat = align.blur(samples[:, 0].double(), pixel_uas, BEAM).flatten(1)
+    if len(flat) < 2:
+        return np.zeros(len(flat), np.int64)
+    likeness = torch.corrcoef(flat).nan_to_num().numpy()
+    far = np.clip(1 - (likeness + likeness.T) / 2, 0, None)
+    np.fill_diagonal(far, 0)
+    found = fcluster(linkage(squareform(far, checks=False), "average"), APART, "distance")
+    _, label, counts = np.unique(found, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return np.asarray(np.argsort(order)[label.reshape(-1)], np.int64)
 
 
 def measure(samples: Tensor, meta: Mapping[str, Any]) -> dict[str, Floats]:
