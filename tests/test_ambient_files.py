@@ -6,14 +6,17 @@ import dataclasses as dc
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sciinv_mri.problem import problem
 from sciinv_mri.simulate import simulate
 
 from sciinv.cli import main
 from sciinv.errors import MismatchError
 from sciinv.generic.mask import Mask
 from sciinv.noise import Gaussian
+from sciinv.plugins import find_reader
 from sciinv.prior import FULL, PARTIAL
 from sciinv.priors.checkpoint import load_prior, read_note
 from sciinv.priors.partial import restore
@@ -75,6 +78,17 @@ def test_what_the_scanner_did_not_measure_never_reaches_the_loss(files, method):
     assert losses[0] == losses[1] and losses[0] > 0
 
 
+@pytest.mark.parametrize("poison", [float("nan"), 1e4])
+def test_the_plugin_makes_the_same_problem_whatever_lies_between_the_lines(scans, poison):
+    path = scans / "s00.h5"
+    _, reader = find_reader(path)
+    data = reader.read(path)
+    kspace = np.where(data.mask[:, None], data.kspace, np.complex64(poison))
+    clean, dirty = problem(data, 0), problem(dc.replace(data, kspace=kspace), 0)
+    assert torch.equal(clean.y, dirty.y) and clean.noise.sigma == dirty.noise.sigma
+    assert torch.equal(clean.operator.maps, dirty.operator.maps) and clean.meta["scale"] == dirty.meta["scale"]
+
+
 def test_ambient_to_prior(scans, tmp_path, capsys):
     out = tmp_path / "ambient"
     assert main(["train", str(scans), "-o", str(out), "--method", "ambient-noisy", *QUICK, "--patience", "3"]) == 0
@@ -86,8 +100,8 @@ def test_ambient_to_prior(scans, tmp_path, capsys):
     assert {"loss", "least_eigenvalue", "sigma_data"} <= set(note.card.measured)
     page = (out / "card.html").read_text()
     assert "E[x0|A~ x_t, A~]" in page and "<script" not in page
-    problem = read_measurements(scans / "s00.h5").problems[0][0]
-    assert restore(load_prior(out / "prior.safetensors").at((24, 24)), problem).shape == (24, 24)
+    scan = read_measurements(scans / "s00.h5").problems[0][0]
+    assert restore(load_prior(out / "prior.safetensors").at((24, 24)), scan).shape == (24, 24)
     made, prior = tmp_path / "prior", str(out / "prior.safetensors")
     refused = ["reconstruct", str(scans / "s00.h5"), "-o", str(tmp_path / "r"), "--prior", prior,
                "--samples", "2", "--progress", "none"]  # fmt: skip

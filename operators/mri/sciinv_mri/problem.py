@@ -187,6 +187,7 @@ def build(ready: Prepared, solver: str = "auto") -> tuple[LinearOperator, Tensor
 def prepare(data: KSpace, options: MRIOptions) -> Prepared:
     """Whiten, compress, calibrate and scale the first slice of ``data``."""
     raw, mask = torch.as_tensor(data.kspace[0]), torch.as_tensor(data.mask[0])
+    raw = torch.where(mask, raw, torch.zeros((), dtype=raw.dtype))  # what was not measured has no say in anything
     averages = None if data.averages is None else torch.as_tensor(data.averages[0])
     if data.noise is not None:
         white = coils.whitening(torch.as_tensor(data.noise))
