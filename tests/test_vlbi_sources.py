@@ -76,6 +76,9 @@ def test_no_direction_is_preferred(population):
     ring = population[0][population[1] == NAMES.index("ring")]
     angle = np.arctan2((ring * g.east).sum((1, 2)), (ring * g.north).sum((1, 2)))
     assert abs(np.exp(1j * angle).mean()) < 3.5 / np.sqrt(len(ring)) and abs(np.exp(2j * angle).mean()) < 0.25
+    discs = FAMILIES["disc"][1](np.random.default_rng(1), 200, g)
+    axis = np.angle((discs * (g.north + 1j * g.east) ** 2).sum((1, 2)))  # twice the angle of the long axis
+    assert abs(np.exp(1j * axis).mean()) < 3.5 / np.sqrt(200)
 
 
 def test_sizes_are_well_spread(population):
