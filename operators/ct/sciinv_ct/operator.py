@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sciinv.operator import LinearOperator, Space
+from sciinv_ct.projector import ProjectorBase
 
 
 class LineIntegrals(LinearOperator):
@@ -23,8 +24,9 @@ class LineIntegrals(LinearOperator):
     """
 
     weight: Tensor | None
+    projector: ProjectorBase
 
-    def __init__(self, projector: LinearOperator, scale: float, weight: Tensor | None = None):
+    def __init__(self, projector: ProjectorBase, scale: float, weight: Tensor | None = None):
         super().__init__(Space((1, *projector.domain.shape)), Space((1, *projector.codomain.shape)))
         self.projector, self.scale = projector, float(scale)
         self.register_buffer("weight", None if weight is None else (scale * weight))

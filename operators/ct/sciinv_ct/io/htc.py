@@ -68,14 +68,12 @@ def read_htc(
 
 
 def _struct(found: dict[str, Any]) -> dict[str, Any]:
-    """The struct as dictionaries; empty when the file has none of the names."""
+    """The struct, whose parameters are always a dictionary; empty when the file has none of the names."""
     for name in NAMES:
         value = found.get(name)
-        if value is not None and hasattr(value, "_fieldnames"):
-            out = {key: getattr(value, key) for key in value._fieldnames}
-            inner = out.get("parameters")
-            out["parameters"] = {key: getattr(inner, key) for key in getattr(inner, "_fieldnames", ())}
-            return out
+        if isinstance(value, dict):
+            inner = value.get("parameters")
+            return {**value, "parameters": inner if isinstance(inner, dict) else {}}
     return {}
 
 

@@ -1,14 +1,14 @@
-"""MATLAB v5 files checked element by element before scipy reads them.
+"""MATLAB v5 files, read element by element in plain Python.
 
 A v5 file is a list of elements, each a type, a length and that many bytes; compressed ones hold one more element, and a
 matrix holds flags, dimensions, a name and its values or further matrices ("MAT-File Format", MathWorks, version 7.x).
 Lengths and dimensions are claims: here every element must lie inside its parent, a matrix may not have more entries
-than bytes, and a compressed element unpacks within a limit. Objects, functions and sparse matrices are refused.
+than bytes, and a compressed element unpacks within a limit. Objects, functions, sparse and complex matrices are
+refused. scipy's compiled reader, which does the same job, reads out of bounds when a type code is damaged.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import struct
@@ -16,16 +16,20 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import scipy.io
+import numpy as np
+from numpy.typing import NDArray
 
 from sciinv.errors import InputError
 from sciinv.io.limits import MAX_EXPANSION, SMALL, check_file, default_max_bytes, reading, starts_with
 
 MAGIC = b"MATLAB 5.0"
 COMPRESSED, MATRIX = 15, 14
-CONTAINERS = {1: "cell", 2: "struct"}
-PLAIN = {4: "char", 6: "double", 7: "single", 8: "int8", 9: "uint8", 10: "int16", 11: "uint16", 12: "int32",
-         13: "uint32", 14: "int64", 15: "uint64"}  # fmt: skip
+STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+"""NumPy types of the element types that hold numbers."""
+TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+CELL, STRUCT, CHAR = 1, 2, 4
+NUMBERS = range(6, 16)  # double ... uint64
+COMPLEX = 0x800
 MAX_DEPTH, MAX_ELEMENTS = 8, 20_000
 
 
@@ -35,21 +39,17 @@ def is_mat5(path: str | os.PathLike[str]) -> bool:
 
 
 def load_mat5(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> dict[str, Any]:
-    """All variables of a checked file, as `scipy.io.loadmat` gives them (structs as objects with attributes)."""
+    """All variables: arrays of numbers, strings, dictionaries (structs of one entry) and lists (cells, structs)."""
     path = check_file(path)
     limit = default_max_bytes() if max_bytes is None else max_bytes
     if path.stat().st_size > limit:
         raise InputError("the file is larger than allowed", where=path.name, expected=f"at most {limit:,} bytes")
     with reading(path, "MATLAB v5"):
-        raw = _Checker(path, limit).unpacked()
-        found = scipy.io.loadmat(
-            io.BytesIO(raw), struct_as_record=False, squeeze_me=True, verify_compressed_data_integrity=False
-        )
-    return {name: value for name, value in found.items() if not name.startswith("__")}
+        return _Reader(path, limit).variables()
 
 
-class _Checker:
-    """Walks a file once and returns it without compression."""
+class _Reader:
+    """Walks a file once."""
 
     def __init__(self, path: Path, limit: int):
         self.name, self.data, self.limit, self.left = path.name, path.read_bytes(), limit, MAX_ELEMENTS
@@ -60,8 +60,8 @@ class _Checker:
             raise self._refuse("the byte order is not marked")
         self.order = "<" if mark == b"IM" else ">"
 
-    def unpacked(self) -> bytes:
-        pieces, place, total = [self.data[:128]], 128, 128
+    def variables(self) -> dict[str, Any]:
+        found, place, total = dict[str, Any](), 128, 0
         while place + 8 <= len(self.data):
             kind, size = struct.unpack_from(self.order + "II", self.data, place)
             if kind not in (COMPRESSED, MATRIX) or size > len(self.data) - place - 8:
@@ -74,12 +74,12 @@ class _Checker:
                 if kind != MATRIX or size != len(piece) - 8:
                     raise self._refuse("a compressed element does not hold one whole matrix")
                 piece = piece[8:]
-            self._matrix(memoryview(piece), 0)
-            total += 8 + len(piece)
+            total += len(piece)
             if total > self.limit:
                 raise self._refuse("the variables are larger than allowed", f"at most {self.limit:,} bytes")
-            pieces += [struct.pack(self.order + "II", MATRIX, len(piece)), piece]
-        return b"".join(pieces)
+            name, value = self._matrix(memoryview(piece), 0)
+            found[name] = value
+        return found
 
     def _inflate(self, packed: bytes) -> bytes:
         limit = min(self.limit, max(SMALL, MAX_EXPANSION * len(packed)))
@@ -106,15 +106,17 @@ class _Checker:
         end = place + 8 + size
         return first, body[place + 8 : end], end if first == MATRIX else place + 8 + (size + 7 & ~7)
 
-    def _matrix(self, body: memoryview, depth: int) -> None:
+    def _matrix(self, body: memoryview, depth: int) -> tuple[str, Any]:
+        """Name and value of a matrix."""
         if len(body) == 0 and depth:
-            return  # an empty matrix may leave everything out
+            return "", np.zeros((0, 0))  # an empty matrix may leave everything out
         if depth > MAX_DEPTH:
             raise self._refuse("the variables are nested too deeply")
         kind, flags, place = self._element(body, 0)
         if kind != 6 or len(flags) < 8:
             raise self._refuse("a matrix has no flags")
-        form = struct.unpack_from(self.order + "I", flags, 0)[0] & 0xFF
+        (word,) = struct.unpack_from(self.order + "I", flags, 0)
+        form = word & 0xFF
         kind, sizes, place = self._element(body, place)
         if kind != 5 or not 4 <= len(sizes) <= 32 * 4 or len(sizes) % 4:
             raise self._refuse("a matrix has no dimensions")
@@ -122,30 +124,57 @@ class _Checker:
         count = math.prod(dims)
         if min(dims) < 0 or count > len(body):
             raise self._refuse("a matrix claims more entries than bytes", f"at most {len(body):,}", f"{dims}"[:60])
-        _, _, place = self._element(body, place)
-        if form in PLAIN:
-            while place < len(body):
-                kind, _, place = self._element(body, place)
-                if kind in (MATRIX, COMPRESSED):
-                    raise self._refuse("a matrix of numbers holds something else")
-            return
-        if form not in CONTAINERS:
+        _, raw_name, place = self._element(body, place)
+        name = bytes(raw_name).decode("ascii", "replace")
+        if form == CHAR:
+            kind, raw, place = self._element(body, place) if count else (1, memoryview(b""), place)
+            if kind not in TEXT:
+                raise self._refuse("text is of an unknown type")
+            wide = (
+                {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+                if self.order == "<"
+                else {"utf-16": "utf-16-be", "utf-32": "utf-32-be"}
+            )
+            return name, bytes(raw).decode(wide.get(TEXT[kind], TEXT[kind]), "replace")
+        if form in NUMBERS:
+            return name, self._numbers(body, place, dims, bool(word & COMPLEX))
+        if form not in (CELL, STRUCT):
             raise self._refuse("a variable is neither numbers, text, cell nor struct", "those", f"class {form}")
-        per_entry = 1
-        if form == 2:
+        keys = [""]
+        if form == STRUCT:
             _, length, place = self._element(body, place)
             width = struct.unpack(self.order + "i", length)[0] if len(length) == 4 else 0
             _, names, place = self._element(body, place)
             if not 1 <= width <= 128 or len(names) % width:
                 raise self._refuse("the names of a struct are damaged")
-            per_entry = len(names) // width
-        if 8 * count * per_entry > len(body):
+            keys = [
+                bytes(names[i : i + width]).split(b"\0")[0].decode("ascii", "replace")
+                for i in range(0, len(names), width)
+            ]
+        if 8 * count * len(keys) > len(body):
             raise self._refuse("a struct or cell claims more entries than bytes")
-        for _ in range(count * per_entry):
-            kind, inside, place = self._element(body, place)
-            if kind != MATRIX:
-                raise self._refuse("a struct or cell holds something that is no matrix")
-            self._matrix(inside, depth + 1)
+        entries = []
+        for _ in range(count):
+            entry = {}
+            for key in keys:
+                kind, inside, place = self._element(body, place)
+                if kind != MATRIX:
+                    raise self._refuse("a struct or cell holds something that is no matrix")
+                entry[key] = self._matrix(inside, depth + 1)[1]
+            entries.append(entry[""] if form == CELL else entry)
+        return name, entries[0] if form == STRUCT and count == 1 else entries
+
+    def _numbers(self, body: memoryview, place: int, dims: tuple[int, ...], is_complex: bool) -> NDArray[Any]:
+        """An array, column-major in the file; one number becomes a 0-dim array, a row or column loses its axis."""
+        if is_complex:
+            raise self._refuse("complex numbers are not read")
+        kind, raw, _ = self._element(body, place) if math.prod(dims) else (9, memoryview(b""), place)
+        if kind not in STORED:
+            raise self._refuse("a matrix of numbers holds something else")
+        values = np.frombuffer(raw, np.dtype(self.order + STORED[kind]))
+        if len(values) != math.prod(dims):
+            raise self._refuse("a matrix does not have the entries that it claims", f"{dims}"[:60], f"{len(values):,}")
+        return np.squeeze(values.reshape(dims, order="F").astype(values.dtype.newbyteorder("=")))
 
     def _refuse(self, what: str, expected: str = "", found: str = "") -> InputError:
         return InputError(
