@@ -116,6 +116,8 @@ def test_further_corruption_drops_an_exact_share_and_spares_what_all_have():
     assert not (keep & ~pattern).any() and bool(keep[:, always].all())
     gone, droppable = (pattern & ~keep).flatten(1).sum(1), (pattern & ~always).flatten(1).sum(1)
     assert torch.equal(gone, (0.3 * droppable).round().clamp_min(1).long())
+    one = pattern & ~Further(0.001).keep(pattern, always, uniform)
+    assert bool((one.flatten(1).sum(1) == 1).all())
     assert not torch.equal(keep, Further(0.3).keep(pattern, always, torch.rand(pattern.shape, generator=keyed(2))))
 
 
