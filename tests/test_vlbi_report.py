@@ -149,12 +149,13 @@ def _all(parameters):
     return parameters | {"ringness": np.ones(len(parameters["ringness"]))}
 
 
-def test_samples_where_the_network_never_goes_are_an_alarm(family, night):
+def test_samples_where_the_network_never_goes_are_a_caution(family, night):
     x = rings(8)
     fit = science.fit(night, x, OPTIONS)
     quiet = dc.replace(fit, chi2={name: torch.full((8,), float(n)) for name, n in fit.count.items()})
     prior = checks.Alone(fit.chi2, checks.ring_parameters(x, PIXEL), rank_p=0.001)
-    assert checks.mismatch(quiet, prior).title == "The source is unlike the prior's images"
+    said = checks.mismatch(quiet, prior)
+    assert said.level == "caution" and said.title == "The source is unlike the prior's images"
     assert checks.mismatch(quiet, dc.replace(prior, rank_p=0.5)).level == "ok"
     assert checks.mismatch(quiet, None).level == "ok"
 

@@ -94,7 +94,7 @@ def mismatch(found: science.Fit, prior: Alone | None) -> Finding:
             "The data pull the samples to where the prior's network hardly ever goes: the source is unlike what it was "
             "trained on, and what the samples add to the data cannot be trusted."
         )
-        return Finding("alarm", "The source is unlike the prior's images", f"{said} {cause}")
+        return Finding("caution", "The source is unlike the prior's images", f"{said} {cause}")
     cause = (
         f"The samples leave too much of the {name} unexplained: the source is unlike anything the prior makes, or the "
         "noise is larger than stated (--set vlbi.systematic), or the sampler has not found the images that fit. Do not "
