@@ -114,3 +114,20 @@ def test_settling_sweeps_take_over_where_moment_matching_ends(monkeypatch: pytes
     assert mean < 0.15 and cov < 0.15, (mean, cov)
     with pytest.raises(UsageError, match="no room"):
         sample(PnPDM(rho_max=30.0, settle=2), problem, prior, 2, seed=0)
+
+
+@pytest.mark.parametrize("returns", ["x", "z"])
+def test_both_marginals_have_their_law_at_a_fixed_width(returns: str) -> None:
+    """x: the prior with the data's noise inflated; z: the true noise with the prior blurred."""
+    rho = 0.6
+    hidden, prior, _ = split_problem()
+    a, sigma = hidden.operator.inner.as_matrix(), hidden.noise.sigma
+    mean, cov = prior.mean.flatten(), (prior.basis * prior.variances) @ prior.basis.T
+    inflated = sigma**2 * torch.eye(3, dtype=F64) + (rho**2 * a @ a.T if returns == "x" else 0)
+    wide = cov + (rho**2 * torch.eye(6, dtype=F64) if returns == "z" else 0)
+    gain = wide @ a.T @ torch.linalg.inv(a @ wide @ a.T + inflated)
+    expected = mean + gain @ (hidden.y - a @ mean), wide - gain @ a @ wide
+    sampler = PnPDM(start="noise", rho_max=rho, rho_min=rho, anneal=1, stationary=25, log_step=0.1, returns=returns)
+    out = sample(sampler, hidden, prior, N, seed=0, rng_factory=OneStream)
+    errors = mean_cov_error(*moments(out.x), *expected)
+    assert errors[0] < 0.1 and errors[1] < 0.12, errors

@@ -1,6 +1,7 @@
 """Operators of VLBI: contracts, the sign and the pulse, closed forms, direct against non-uniform FFT, likelihoods."""
 
 import dataclasses as dc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,8 +14,14 @@ from scipy.special import j0
 from vlbi_files import FOV, crescent
 
 from sciinv.errors import UsageError
+from sciinv.noise import Gaussian
+from sciinv.prior import Counted
+from sciinv.priors.random_field import RandomFieldPrior
+from sciinv.problem import Problem
 from sciinv.rng import Rng
-from sciinv.testing import check_operator
+from sciinv.samplers import sample
+from sciinv.samplers.exact.pnpdm import PnPDM
+from sciinv.testing import FakeCuda, check_operator
 
 PIXEL = 8 * MICRO_ARCSECOND
 UV = np.random.default_rng(0).uniform(-0.45, 0.45, (20, 2)) / PIXEL
@@ -190,3 +197,27 @@ def test_an_image_of_zeros_has_a_finite_gradient():
     op.extended = None
     x = torch.zeros(1, 1, 12, 12)
     assert bool(torch.isfinite(op(x)).all()) and bool(torch.isfinite(op.vjp(x, op(x))).all())
+
+
+def test_likelihood_steps_in_the_row_space_stay_on_a_gpu():
+    chosen = [closures(OBS, kind, "all") for kind in ("phase", "amplitude")]
+    made = [
+        make(OBS.vis, c, whitening(c.covariance(RELATIVE)))
+        for make, c in zip((products.ClosurePhase, products.LogClosureAmplitude), chosen, strict=True)
+    ]
+    op = predict.Predict(Dft(OBS.uv, 8, PIXEL), made, [products.TotalFlux(8, 0.3, 0.05)])
+    y = torch.cat([*(p.data for p in made), torch.ones(1)])
+    sampler = PnPDM(anneal=3, settle=2, stationary=1, rho_max=0.3)
+    prior = RandomFieldPrior((8, 8))
+    expected = sample(sampler, Problem(y, op, Gaussian(1.0)), prior, 2, seed=0).x
+    assert expected.isfinite().all()
+    with FakeCuda() as gpu, gpu.guard("pnpdm on closures"), torch.no_grad():
+        problem, counted = Problem(gpu.put(y), gpu.put(op), Gaussian(1.0)), Counted(gpu.put(prior))
+        rng, state = Rng(0, [0, 1], gpu.device), None
+        levels = sampler.grid(counted)
+        like = torch.zeros((2, 1, 8, 8), device=gpu.device)
+        state = sampler.init(problem, counted, rng, like)
+        for t, s in pairwise(levels):
+            state, info = sampler.step(problem, counted, state, t, s, rng)
+            gpu.check(state.x, "pnpdm.step")
+        assert {"accept", "hidden_accept"} <= set(info)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DOMAIN"]
 
-SETTLED = {"rho_max": 0.3, "rho_min": 0.01, "anneal": 24, "settle": 16, "inner": 2}
+SETTLED = {"rho_max": 0.3, "rho_min": 0.01, "anneal": 24, "settle": 16, "inner": 2, "returns": "z"}
 """What split Gibbs needs on closures (docs/vlbi.md, Inference)."""
 
 

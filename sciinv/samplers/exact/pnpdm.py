@@ -4,7 +4,8 @@ sides.
 Target ``pi_rho(x, z) ~ p(x) p(y | z) exp(-|x - z|^2 / (2 rho^2))``; a sweep draws
 ``z ~ p(y | z) N(z; x, rho^2)`` exactly (`Problem.draw`) and ``x ~ p(x_0 | x_0 + rho e = z)`` by the second-order prior
 step from exactly rho. At fixed rho the x-marginal is ``p(x) N(y; A x, sigma^2 I + rho^2 A A^H)``, the posterior with
-inflated noise; it tends to the posterior as rho -> 0. A direction of prior variance c seen with singular value a
+inflated noise, and the z-marginal ``N(y; A z, sigma^2 I) (p * N(0, rho^2))(z)``; both tend to the posterior as
+rho -> 0. A direction of prior variance c seen with singular value a
 contracts by ``c/(c + rho^2) * sigma^2/(sigma^2 + a^2 rho^2)`` a sweep, so chains at a small rho hardly move: what the
 data do not see keeps the spread that the start gave it: R-hat over chains says how little they mixed, ``drift``
 by how many posterior standard deviations the mean over chains still moved during the stationary sweeps.
@@ -60,6 +61,8 @@ class PnPDM(Sampler):
         ``noise``.
     settle : with ``mmps``, sweeps of falling width from rho_max to rho_min after the start, which then ends at rho_max:
         for nonlinear data, whose moment matching leaves more to the sweeps.
+    returns : x, whose law at rho_min has the likelihood of data with noise inflated; or z, with the true likelihood and
+        the prior blurred by rho_min, for data far more precise than the prior.
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
     log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
@@ -91,14 +94,18 @@ class PnPDM(Sampler):
     inner: int = 10
     correct: bool = False
     settle: int = 0
+    returns: Literal["x", "z"] = "x"
 
     def __post_init__(self) -> None:
         if not (
             0 < self.rho_min <= self.rho_max and self.anneal >= 1 and self.stationary >= 0 and self.order in (1, 2)
             and self.start in ("mmps", "noise") and self.inner >= 1 and self.settle >= 0
+            and self.returns in ("x", "z") and not (self.correct and self.returns == "z")
         ):  # fmt: skip
             raise UsageError(
-                "pnpdm settings are impossible", expected="0 < rho_min <= rho_max, anneal >= 1", found=repr(self)
+                "pnpdm settings are impossible",
+                expected="0 < rho_min <= rho_max, anneal >= 1, and correct for x alone",
+                found=repr(self),
             )
 
     def grid(self, prior: Counted) -> Sequence[float]:
@@ -141,6 +148,8 @@ class PnPDM(Sampler):
             kernel=self.kernel, steps=self.inner, tuning=self._tuning(),
         )  # fmt: skip
         x = prior_step(prior, z, t, rng, self.log_step, self.order)
+        if self.returns == "z":
+            aux = {**aux, "last": z}
         gap = (x - z).flatten(1).square().mean(1)
         return State(x, aux=aux), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
 
@@ -170,7 +179,7 @@ class PnPDM(Sampler):
     def finish(self, problem: Problem, prior: Counted, state: State, rng: Rng) -> Tensor:
         if self.correct:
             state.log_w = rho_correction(problem, state.x, self.rho_min)
-        return state.x
+        return state.aux.get("last", state.x)
 
     def _steps(self) -> int:
         return self.anneal + self.stationary + (self.settle if self.start == "mmps" else 0)
