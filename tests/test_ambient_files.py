@@ -18,6 +18,7 @@ from sciinv.generic.mask import Mask
 from sciinv.noise import Gaussian
 from sciinv.plugins import find_reader
 from sciinv.prior import FULL, PARTIAL
+from sciinv.priors.card import ModelCard
 from sciinv.priors.checkpoint import load_prior, read_note
 from sciinv.priors.partial import restore
 from sciinv.priors.unet import UNet
@@ -30,7 +31,7 @@ from sciinv.training.ambient.items import Measurements
 from sciinv.training.ambient.objective import Corrupted
 from sciinv.training.dsm import TrainConfig, keyed
 from sciinv.training.measured import Settings, read_measurements, train_from_measurements
-from sciinv.training.page import read_curves
+from sciinv.training.page import read_curves, write_page
 
 QUICK = ["--steps", "4", "--batch", "2", "--widths", "8", "--progress", "none", "--device", "cpu"]
 
@@ -179,3 +180,15 @@ def test_items_of_different_size_train_one_network():
     net = UNet(channels=2, widths=(8,), blocks=(1,), fold=1)
     net.initialise(keyed(1))
     assert all(torch.isfinite(task.loss(net, step, range(3))) for step in range(6))
+
+
+def test_the_page_shows_curves_and_escapes_what_files_say(tmp_path):
+    lines = [{"step": k, "loss": 1 / k} for k in (1, 2, 3, 2, 3, 4)] + [
+        {"step": k, "held_out": {"0.1": k}} for k in (2, 4)
+    ](tmp_path / "log.jsonl").write_text("\n".join(json.dumps(entry) for entry in lines))
+    curves = read_curves(tmp_path / "log.jsonl")
+    assert curves["loss"] == [1, 1 / 2, 1 / 3, 1 / 4] and curves["held out: 0.1"] == [2, 4]
+    text = dict.fromkeys(("name", "summary", "data", "licence", "resolution", "intensity", "anatomy", "known_failures",
+                          "training"), "<script>alert(1)</script>")  # fmt: skip
+    page = write_page(tmp_path, ModelCard(**text, seed=0), FULL).read_text("utf-8")
+    assert page.count("<svg") == 2 and "<script" not in page and "&lt;script" in page

@@ -231,6 +231,8 @@ def test_train_from_folder_ends_in_a_checkpoint_that_loads(tmp_path):
         name="tiny", progress=seen.append,
     )  # fmt: skip
     prior = load_prior(path)
+    page = (tmp_path / "out" / "card.html").read_text("utf-8")
+    assert "E[x0|x_t]" in page and "tiny" in page
     assert prior.card["name"] == "tiny" and len(prior.card["held_out_error"]) == 8 and seen[-1]["step"] == 50
     x = torch.randn(1, 2, 20, 20, generator=keyed(1))
     level = torch.tensor(0.5)

@@ -106,6 +106,6 @@ def train(
             data, out, steps=steps, minutes=minutes, batch=batch, crop=crop, learning_rate=learning_rate,
             widths=sizes, blocks=(1, *[2] * (len(sizes) - 1)), complex_pair=not real, mean=mean, sigma_max=sigma_max,
             name=name, licence=licence,
-            device=resolve_device(device), seed=seed, progress=show,
+            device=resolve_device(device), seed=seed, accumulate=accumulate, patience=patience, progress=show,
         )  # fmt: skip
     typer.echo(str(path))

@@ -17,6 +17,8 @@ from sciinv.priors.network import NetworkPrior
 from sciinv.priors.unet import UNet
 from sciinv.training.data import FolderSource, read_folder
 from sciinv.training.dsm import TrainConfig, keyed, train
+from sciinv.training.loop import processes
+from sciinv.training.page import write_page
 
 
 def _split(volumes: list[Tensor], paths: list[Path]) -> tuple[list[Tensor], list[Tensor]]:
@@ -50,6 +52,8 @@ def train_from_folder(
     licence: str = "not stated",
     device: str = "cpu",
     seed: int = 0,
+    accumulate: int = 1,
+    patience: int = 0,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:
     """Train a prior on the images under ``data``; return the path ``out/prior.safetensors``.
@@ -65,6 +69,7 @@ def train_from_folder(
         percentile of one.
     sigma_max : largest noise level, far above the norm of what images differ by.
     name, licence : for the model card.
+    accumulate, patience : see `TrainConfig`.
     progress : called with a dict of ``step, steps, part, loss, rate, gradient, seconds`` every so often.
 
     Raises
@@ -92,6 +97,8 @@ def train_from_folder(
         seed=seed,
         sigma_max=sigma_max,
         sigma_data=source.deviation(),
+        accumulate=accumulate,
+        patience=patience,
     )
     network = UNet(**spec.model_dump())
     network.initialise(keyed(seed, 2**42))
@@ -115,4 +122,8 @@ def train_from_folder(
     prior = NetworkPrior(
         average, (crop, crop), config.sigma_data, config.sigma_min, config.sigma_max, spec.channels, complex_pair
     )
-    return save_prior(prior, spec, card, out / "prior.safetensors")
+    path = out / "prior.safetensors"
+    if processes(next(network.parameters()).device)[0] == 0:
+        save_prior(prior, spec, card, path)
+        write_page(out, card, prior.predicts)
+    return path

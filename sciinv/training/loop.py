@@ -54,7 +54,7 @@ def fit(
     device is that of the network. SIGTERM saves and leaves with exit code 143.
     """
     device = next(network.parameters()).device
-    rank, world = _processes(device)
+    rank, world = processes(device)
     if config.batch % (world * config.accumulate):
         raise UsageError(
             "the batch must split evenly over processes and parts", expected=f"a multiple of {world*config.accumulate}",
@@ -164,7 +164,7 @@ def _terminated() -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _processes(device: torch.device) -> tuple[int, int]:
+def processes(device: torch.device) -> tuple[int, int]:
     """Rank and number of processes; joins the group that ``torchrun`` announces."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -31,7 +31,7 @@ from sciinv.training.ambient.items import Measurements
 from sciinv.training.ambient.laps import Laps, train_em
 from sciinv.training.ambient.objective import Corrupted, Method, predicts_full
 from sciinv.training.dsm import TrainConfig, keyed
-from sciinv.training.loop import fit
+from sciinv.training.loop import fit, processes
 from sciinv.training.page import write_page
 
 METHODS = ("ambient", "ambient-noisy", "tweedie", "em", "gsure")
@@ -198,8 +198,10 @@ def train_from_measurements(
     if settings.method == "tweedie" and not settings.consistency:
         prior.sigma_min = max(config.sigma_min, max(p.noise.sigma for p in data.problems))
     card = _card(files, data, others, config, settings, verdict, errors, name, licence, PARTIAL if partial else FULL)
-    path = save_prior(prior, spec, card, out / "prior.safetensors")
-    write_page(out, card, PARTIAL if partial else FULL)
+    path = out / "prior.safetensors"
+    if processes(next(network.parameters()).device)[0] == 0:
+        save_prior(prior, spec, card, path)
+        write_page(out, card, PARTIAL if partial else FULL)
     return path
 
 

@@ -7,12 +7,12 @@ the minutes of the run are shared out evenly over the laps. Every lap ends with 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -24,6 +24,7 @@ from sciinv.samplers.explicit.ambient_dps import AmbientDPS
 from sciinv.training.ambient.em import Draws, Priors, expectation, held_out_density, misfit, same
 from sciinv.training.ambient.items import Measurements
 from sciinv.training.dsm import TrainConfig, train
+from sciinv.training.loop import processes
 from sciinv.training.state import append_json
 
 
@@ -62,6 +63,7 @@ def train_em(
     ``start`` (a whole or a partial denoiser) draws the first lap in place of the Gaussians of the groups.
     """
     device = next(network.parameters()).device
+    rank, _ = processes(device)
     for prior in gaussian.values():
         prior.to(device)
         prior.sigma_max = config.sigma_max
@@ -75,7 +77,7 @@ def train_em(
     average, course, found = network, list[float](), dict[str, float]()
     for lap in range(settings.laps):
         folder = out / f"lap-{lap:02d}"
-        draws = _draws(folder, lambda lap=lap, p=priors, s=sampler: expectation(  # type: ignore[misc]
+        draws = _draws(folder, rank, lambda lap=lap, p=priors, s=sampler: expectation(  # type: ignore[misc]
             data, p, s, config.seed, lap, draws=settings.draws, chunk=_chunk(data)))  # fmt: skip
         shown = None if progress is None else _within(progress, lap, settings.laps)
         average, _ = train(network, draws, one, folder, progress=shown)
@@ -89,16 +91,18 @@ def train_em(
             items = range(min(len(others), settings.scored))
             found["density"] = held_out_density(others, same(prior, others), sampler, config.seed, items=items)
             course.append(found["density"])
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        if rank == 0:
             append_json(out / "log.jsonl", {"step": (lap + 1) * one.steps, "lap": lap, "held_out": found})
         if 0 < config.patience < len(course) and max(course[-config.patience :]) <= max(course[: -config.patience]):
             break
     return average, found
 
 
-def _draws(folder: Path, make: Callable[[], Draws]) -> Draws:
-    """The draws of a lap from disk, or made and kept there."""
+def _draws(folder: Path, rank: int, make: Callable[[], Draws]) -> Draws:
+    """The draws of a lap from disk, or made there by the first process; the others wait for the file."""
     path = folder / "draws.safetensors"
+    while rank and not path.exists():
+        time.sleep(0.2)
     if not path.exists():
         draws = make()
         folder.mkdir(parents=True, exist_ok=True)
