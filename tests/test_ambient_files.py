@@ -183,9 +183,9 @@ def test_items_of_different_size_train_one_network():
 
 
 def test_the_page_shows_curves_and_escapes_what_files_say(tmp_path):
-    lines = [{"step": k, "loss": 1 / k} for k in (1, 2, 3, 2, 3, 4)] + [
-        {"step": k, "held_out": {"0.1": k}} for k in (2, 4)
-    ](tmp_path / "log.jsonl").write_text("\n".join(json.dumps(entry) for entry in lines))
+    lines = [{"step": k, "loss": 1 / k} for k in (1, 2, 3, 2, 3, 4)]
+    lines += [{"step": k, "held_out": {"0.1": k}} for k in (2, 4)]
+    (tmp_path / "log.jsonl").write_text("\n".join(json.dumps(entry) for entry in lines))
     curves = read_curves(tmp_path / "log.jsonl")
     assert curves["loss"] == [1, 1 / 2, 1 / 3, 1 / 4] and curves["held out: 0.1"] == [2, 4]
     text = dict.fromkeys(("name", "summary", "data", "licence", "resolution", "intensity", "anatomy", "known_failures",
