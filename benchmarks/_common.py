@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 torch.set_num_threads(1)
-PACKAGES = ("sciinv", "torch", "numpy", "scipy", "deepinv", "azula", "sigpy", "torchvision")
+PACKAGES = ("sciinv", "torch", "numpy", "scipy", "deepinv", "azula", "sigpy", "astra-toolbox", "torchvision")
 
 
 def race(

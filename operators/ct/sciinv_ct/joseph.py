@@ -86,14 +86,15 @@ def hat(t: Tensor) -> Tensor:
     return t.abs_().neg_().add_(1).clamp_min_(0)
 
 
-def entries(rays: Lines, grid: Grid, volume: bool) -> tuple[Tensor, Tensor]:
+def entries(rays: Lines, grid: Grid, volume: bool, first: int = 0, last: int | None = None) -> tuple[Tensor, Tensor]:
     """Rows of the projection matrix: pixel index and weight, ``(rays, steps, 2)``, or 4 in a volume.
 
-    Beyond the edge the weight is zero and the index that of some pixel.
+    Of all steps, or those from ``first`` to before ``last``. Beyond the edge the weight is zero and the index that of
+    some pixel.
     """
     rows, columns = grid.rows, grid.columns
     dtype, device = rays.a.dtype, rays.a.device
-    i = torch.arange(max(rows, columns), device=device)
+    i = torch.arange(first, max(rows, columns) if last is None else last, device=device)
     steep = rays.steep[:, None]
     inside = i < torch.where(steep, rows, columns)
     r = torch.addcmul(rays.a[:, None], rays.b[:, None], i.to(dtype))

@@ -60,25 +60,25 @@ class FreeRows(nn.Module):
         return Lines(self.steep, *self.numbers.to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(m, rows)`` of images ``(m, pixels)``."""
-        g, rays, table = self.geometry, self.rays(x.dtype), x.T.contiguous()
+        """``(rows, m)`` of images ``(pixels, m)``."""
+        g, rays = self.geometry, self.rays(x.dtype)
         per_ray = max(g.grid.rows, g.grid.columns) * (4 if g.volume else 2)
         step = max(1, _chunk(x) // per_ray)
         out = []
         for k in range(0, len(rays.a), step):
             index, weight = entries(rays.pick(slice(k, k + step)), g.grid, g.volume)
-            out.append(_gather(index.flatten(1), weight.flatten(1), table))
-        return torch.cat(out).T
+            out.append(_gather(index.flatten(1), weight.flatten(1), x))
+        return torch.cat(out)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """``(m, pixels)`` of data ``(m, rows)``."""
-        rays, table = self.rays(y.dtype), y.T.contiguous()
+        """``(pixels, m)`` of data ``(rows, m)``."""
+        rays = self.rays(y.dtype)
         step = max(1, _chunk(y) // (len(self.views) * math.prod(self.shadow[1])))
         out = []
         for k in range(0, len(self.pixels), step):
             index, weight = self._column(rays, torch.arange(k, min(k + step, len(self.pixels)), device=y.device))
-            out.append(_gather(index, weight, table))
-        return torch.cat(out).T
+            out.append(_gather(index, weight, y))
+        return torch.cat(out)
 
     def _column(self, rays: Lines, pixel: Tensor) -> tuple[Tensor, Tensor]:
         """Rays that may see each pixel and their weights, ``(pixels, views * candidates)``."""

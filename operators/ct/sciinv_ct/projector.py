@@ -11,6 +11,7 @@ import dataclasses as dc
 import hashlib
 import math
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from sciinv_ct.symmetry import plan, trivial, turn, turn_back
 
 Matrix = Literal["auto", "stored", "free"]
 MEMORY = 2 << 30
+COLUMNS = 64  # of a table, on which the sparse product is quickest
 
 
 class Linear(torch.autograd.Function):
@@ -137,13 +139,13 @@ class Projector(ProjectorBase):
         return len(self.plan.elements) > 1 or bool(self.plan.backwards.any())
 
     def _slots(self) -> Tensor:
-        """Of every cell of the sinogram, its place among (element, base view, cell), flat."""
+        """Of every cell of the sinogram, its place among (base view, cell, element), flat."""
         p, (views, *cells) = self.plan, self.geometry.shape
         size = math.prod(cells)
         cell = torch.arange(size).reshape(cells)
         both = torch.stack([cell, cell.flip(-1)]).reshape(2, size)
-        start = torch.from_numpy(p.element * len(p.angles) + p.base) * size
-        return (start[:, None] + both[torch.from_numpy(p.backwards.astype(np.int64))]).reshape(views * size)
+        rows = torch.from_numpy(p.base * size)[:, None] + both[torch.from_numpy(p.backwards.astype(np.int64))]
+        return (rows * len(p.elements) + torch.from_numpy(p.element)[:, None]).reshape(views * size)
 
     def _tables(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         if not self._symmetric():
@@ -164,31 +166,48 @@ class Projector(ProjectorBase):
             return kept
         rows = len(self.plan.angles) * math.prod(self.geometry.shape[1:])
         wanted = torch.zeros(rows, dtype=torch.bool)
-        wanted[self.gather[kept] % rows] = True
+        wanted[self.gather[kept] // len(self.plan.elements)] = True
         return wanted
 
     def project(self, x: Tensor) -> Tensor:
         """``A x`` of images ``(m, *domain.shape)``; cells outside the mask hold anything."""
-        if self.gather is None:
-            return self.rows(x.flatten(1)).reshape(-1, *self.codomain.shape)
-        images = torch.stack([turn(x, e) for e in self.plan.elements], 1)
-        y = self.rows(images.reshape(-1, math.prod(self.domain.shape))).reshape(x.shape[0], -1)
-        return y.index_select(1, self.gather).reshape(-1, *self.codomain.shape)
+        return self._in_groups(x, self._project)
 
     def back(self, y: Tensor) -> Tensor:
         """``A^T y`` of data ``(m, *codomain.shape)``."""
+        return self._in_groups(y, self._back)
+
+    def _in_groups(self, v: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
+        """So many items at a time that all columns of a row of the table stay in the cache."""
+        size = max(1, COLUMNS // len(self.plan.elements))
+        return apply(v) if len(v) <= size else torch.cat([apply(part) for part in v.split(size)])
+
+    def _project(self, x: Tensor) -> Tensor:
+        # one row a pixel, one column an image, from here to the transpose at the end
+        m, table = len(x), x.movedim(0, -1)
+        if self.gather is None:
+            y = self.rows(table.reshape(-1, m).contiguous())
+        else:
+            turned = torch.stack([turn(table.contiguous(), e) for e in self.plan.elements], -2)
+            y = self.rows(turned.reshape(math.prod(self.domain.shape), -1))
+            y = y.reshape(-1, m).index_select(0, self.gather)
+        return y.T.contiguous().reshape(m, *self.codomain.shape)
+
+    def _back(self, y: Tensor) -> Tensor:
+        m, elements = len(y), self.plan.elements
+        table = y.flatten(1).T.contiguous()
         if self.spread is None:
-            return self.rows.adjoint(y.flatten(1)).reshape(-1, *self.domain.shape)
-        wide = y.flatten(1).index_select(1, self.spread)
-        if self.unused is not None:
-            wide.masked_fill_(self.unused, 0)
-        elements = self.plan.elements
-        x = self.rows.adjoint(wide.reshape(len(y) * len(elements), -1))
-        x = x.reshape(len(y), len(elements), *self.domain.shape)
-        total = turn_back(x[:, 0], elements[0]).clone()
-        for k, e in enumerate(elements[1:], 1):
-            total += turn_back(x[:, k], e)
-        return total
+            x = self.rows.adjoint(table).reshape(*self.domain.shape, m)
+        else:
+            wide = table.index_select(0, self.spread)
+            if self.unused is not None:
+                wide.masked_fill_(self.unused[:, None], 0)
+            turned = self.rows.adjoint(wide.reshape(-1, len(elements) * m))
+            turned = turned.reshape(*self.domain.shape, len(elements), m)
+            x = turn_back(turned[..., 0, :], elements[0]).clone()
+            for k, e in enumerate(elements[1:], 1):
+                x += turn_back(turned[..., k, :], e)
+        return x.movedim(-1, 0).contiguous()
 
 
 def _rows(
@@ -201,7 +220,7 @@ def _rows(
     if matrix == "auto" and need > min(memory, BYTES * (2**31 - 2)):
         return FreeRows(g)
     tag = b"" if wanted is None else wanted.numpy().tobytes()
-    key = hashlib.sha256(b"joseph 1" + g.key.encode() + tag).hexdigest()
+    key = hashlib.sha256(b"joseph 2" + g.key.encode() + tag).hexdigest()
     return cached(cache, key, lambda: build(rays, wanted, g.grid, g.volume))
 
 

@@ -109,14 +109,14 @@ def _reduce(g: Geometry, turns: tuple[int, ...], mirrors: tuple[int, ...], swap:
 
 
 def turn(x: Tensor, element: tuple[int, int]) -> Tensor:
-    """``M^m R^k x`` on the last two axes."""
+    """``M^m R^k x`` on rows and columns, the two axes before the last."""
     k, m = element
-    x = torch.rot90(x, -k, (-2, -1)) if k else x
-    return x.flip(-2) if m else x
+    x = torch.rot90(x, -k, (-3, -2)) if k else x
+    return x.flip(-3) if m else x
 
 
 def turn_back(x: Tensor, element: tuple[int, int]) -> Tensor:
     """The inverse (and transpose) of `turn`."""
     k, m = element
-    x = x.flip(-2) if m else x
-    return torch.rot90(x, k, (-2, -1)) if k else x
+    x = x.flip(-3) if m else x
+    return torch.rot90(x, k, (-3, -2)) if k else x
