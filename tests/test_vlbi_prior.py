@@ -15,6 +15,7 @@ from sciinv_vlbi.options import VLBIOptions
 from sciinv_vlbi.problem import FILL, problem
 from sciinv_vlbi.sources import RING_FREE, draw
 
+from sciinv.cli import main
 from sciinv.operator import Identity
 from sciinv.priors.checkpoint import EMBEDDED, embedded_path, load_prior
 from sciinv.training.dsm import keyed
@@ -107,3 +108,13 @@ def test_the_log_is_of_the_shipped_run(prior):
     assert prior.card["training"].startswith(f"{last['step']} steps of 32")
     found = prior.card["held_out_error"]
     assert all(np.isclose(last["held_out"][k], found[k], rtol=0.25) for k in found)
+
+
+@pytest.mark.slow
+def test_the_demo_finds_its_crescent(tmp_path):
+    """A ring of 42 micro-arcseconds, brightest in the South, from closures alone, with everything at its default."""
+    assert main(["demo", "vlbi", "-o", str(tmp_path), "-q", "--samples", "6"]) == 0
+    found = json.loads((tmp_path / "result" / "science.json").read_text("utf-8"))
+    assert abs(found["rings"]["diameter"]["median"] - 42) < 4
+    assert abs(found["rings"]["position_angle"]["median"] - 180) < 25
+    assert (tmp_path / "result" / "report.html").stat().st_size > 100_000
