@@ -147,9 +147,9 @@ def cached(folder: str | os.PathLike[str] | None, key: str, make: Callable[[], C
     path = Path(folder) / f"projector-{key[:32]}.safetensors"
     try:
         with safe_open(str(path), "pt") as file:
-            facts = file.metadata() or {}
-            if facts.get("key") == key and set(file.keys()) == set(NAMES):
-                parts, strips = [file.get_tensor(name) for name in NAMES], int(facts.get("strips", 0))
+            found, _, cut = (file.metadata() or {}).get("key", "").partition(" ")
+            if found == key and set(file.keys()) == set(NAMES):
+                parts, strips = [file.get_tensor(name) for name in NAMES], int(cut)
                 rows = (len(parts[0]) - 1) // max(strips, 1)
                 if strips > 0 and _sound(parts[:3], len(parts[3]) - 1) and _sound(parts[3:], rows):
                     return CsrRows(*parts, strips=strips)
@@ -157,7 +157,7 @@ def cached(folder: str | os.PathLike[str] | None, key: str, make: Callable[[], C
         pass  # no such file, or half of one
     made = make()
     with atomic_path(path) as temporary:
-        save_file({name: getattr(made, name) for name in NAMES}, temporary, {"key": key, "strips": str(made.strips)})
+        save_file({name: getattr(made, name) for name in NAMES}, temporary, {"key": f"{key} {made.strips}"})
     return made
 
 
