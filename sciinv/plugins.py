@@ -41,7 +41,7 @@ class Domain:
     describe, validate : ``(path, *, format, **reader_options)`` for ``sciinv info`` and ``sciinv validate``.
     default_prior : name of the embedded prior; empty where there is none.
     align : ``(x, meta) -> x``: what the data cannot fix (a position) made equal over samples ``(n, *image)`` in units
-        of the file, before they are averaged; ``None`` where the data fix everything.
+        of the file, for the mean, the std and the bounds; the samples themselves stay as drawn.
     sections : ``(data, results, context) -> Sequence[report.sections.Section]``: the field's part of the report.
     calibration : a file of `sciinv.calibration.Calibration` learned for ``default_prior``, where there is one.
     """

@@ -19,7 +19,8 @@ class ItemResult:
     ----------
     item : index in the input.
     samples : ``(n, *image)``, real or complex, equally weighted; samples that failed are left out.
-    summary : `Samples.summary` of these samples, or of the weighted population that they are drawn from: mean,
+    summary : `Samples.summary` of these samples (aligned, where the domain does), or of the weighted population that
+        they are drawn from: mean,
         magnitude_mean, std, lower, upper, coverage, n, ess.
     chi2_per_dof : ``(n,)``, ``|y - A x|^2 / sigma^2`` per real measurement.
     diagnostics : R-hat and ESS over all chains of the item, or particles, their effective sizes, ancestors and

@@ -94,11 +94,14 @@ def test_a_run_shows_logs_and_keeps_the_section_and_aligns_first(tmp_path: Path,
     assert code == 0, told
     assert "Two rings: They differ" in told
     (result,) = seen["results"]
-    assert (result.summary["mean"] == 3).all() and (result.samples == 3).all() and seen["meta"]["item"] == 0
+    assert (result.summary["mean"] == 3).all() and seen["meta"]["item"] == 0
+    assert (result.samples != 3).any()  # as drawn
     assert sorted(set(result.group.tolist())) in ([0], [1], [0, 1]) and len(result.group) == len(result.samples)
     assert isinstance(seen["context"].options, tiny.TinyOptions)
     assert seen["context"].network.space.shape == (2, tiny.SIZE, tiny.SIZE)
     stored = (out / "report.html").read_text()
-    assert "Forty samples." in stored and render_report(load_report(out)) == stored
+    again = load_report(out)
+    assert "Forty samples." in stored and "Forty samples." in render_report(again)
+    assert again.sections[0].plates[0].png == picture().png
     warnings = json.loads((out / "provenance.json").read_text())["warnings"]
     assert any(text.startswith("Two rings") for text in warnings)

@@ -188,3 +188,18 @@ def test_kinds_of_image_are_told_apart_and_the_larger_is_first():
     said = checks.modes_finding(science.modes(x, PIXEL))
     assert said.level == "caution" and "70 %, 30 %" in said.text
     assert checks.modes_finding(np.zeros(10, np.int64)).level == "ok"
+
+
+def test_samples_stay_as_drawn_and_the_table_says_how_they_were_moved(tmp_path, night):
+    from astropy.io import fits
+
+    by = torch.tensor([[1, 0], [-1, 2], [0, -2], [2, 1], [-2, 0], [0, -1]])
+    x = move(rings(6)[:, 0], by)[:, None]
+    meta = problem(night, 0, OPTIONS).meta
+    found = dc.replace(result(x, night), summary=Samples(science.centred(x, meta)).summary())
+    write(tmp_path, night, [found], context())
+    with fits.open(tmp_path / "samples.fits") as (unit,), fits.open(tmp_path / "rings.fits") as units:
+        np.testing.assert_allclose(unit.data[:, ::-1], x[:, 0].numpy())
+        moved = np.stack([units["RINGS"].data["moved_y"], units["RINGS"].data["moved_x"]], 1)
+    # rows run South and columns West: what lay two rows too far South was moved North
+    np.testing.assert_allclose(moved - moved[0], PIXEL * (by - by[0]).numpy())

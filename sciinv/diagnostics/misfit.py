@@ -71,10 +71,13 @@ def prior_draws(prior: Prior, n: int = DRAWS, seed: int = 0, batch: int = 16) ->
     return torch.cat(made)
 
 
-def default_levels(prior: Prior, draws: Tensor, count: int = 6) -> list[float]:
-    """`count` levels in equal ratios from 0.03 to 1 times the root mean square of `draws`, within the prior's range."""
+def default_levels(prior: Prior, draws: Tensor) -> list[float]:
+    """From 0.2 to 1.6 times the root mean square of `draws`, within the prior's range.
+
+    Lower levels would compare the fine texture that the last steps of a sampler leave.
+    """
     size = float(draws.square().mean().sqrt())
-    return [max(size * 0.03 ** (1 - k / (count - 1)), prior.sigma_min) for k in range(count)]
+    return [min(max(size * share, prior.sigma_min), prior.sigma_max) for share in (0.2, 0.4, 0.8, 1.6)]
 
 
 @torch.no_grad()

@@ -88,11 +88,10 @@ def reduce_item(
     x = torch.cat([part["x"] for part in parts])[~failed]
     chi2 = torch.cat([part["chi2"] for part in parts])[~failed] / max(int(values["n_data"]), 1)
     x = _undo(x, tensors, values)
-    x = x if align is None else align(x, values)
     islands = int(getattr(sampler, "islands", 1)) if sampler.population else 1
     group = None if islands == 1 else (torch.arange(len(failed)) * islands // len(failed))[~failed]
     log_w = torch.cat([part["log_w"] for part in parts])[~failed] if "log_w" in parts[0] else None
-    summary = Samples(x, log_w).summary(level)
+    summary = Samples(x if align is None else align(x, values), log_w).summary(level)
     steps = [{k[6:]: v for k, v in part.items() if k.startswith("trace.")} for part in parts]
     trace = {k: torch.cat([step[k] for step in steps], 1) for k in set.intersection(*map(set, steps))}
     if not sampler.population:  # a particle that failed has no weight, but its place in an island

@@ -34,11 +34,12 @@ def sections(data: Observation, results: Sequence[ItemResult], context: RunConte
 
 
 def _sky(result: ItemResult, rings: Rings, pixel: float, frequency: float) -> Section:
+    moved, _ = science.placed(result.samples, result.summary["mean"], result.meta)
     mean, std, samples = (
-        np.asarray(x.float().squeeze(-3)) for x in (result.summary["mean"], result.summary["std"], result.samples)
+        np.asarray(x.float().squeeze(-3)) for x in (result.summary["mean"], result.summary["std"], moved)
     )
     figure = plots.maps(mean, std, samples, pixel, frequency)
-    where = "" if "vis" in result.meta.get("products", ()) else (
+    where = "" if science.fixed(result.meta) else (
         " The data do not fix the position: samples were moved by whole pixels onto each other before averaging."
     )  # fmt: skip
     caption = (
@@ -47,7 +48,7 @@ def _sky(result: ItemResult, rings: Rings, pixel: float, frequency: float) -> Se
         f"{science.BEAM:.0f} µas. Deviation / mean is shown where the mean is above 5 % of its peak.{where}"
     )
     alt = f"Maps of the posterior mean, its deviation, and {min(4, len(samples))} samples, {len(mean)} pixels a side"
-    kinds = science.modes(result.samples, pixel)
+    kinds = science.modes(moved, pixel)
     rows: list[tuple[str | float | None, ...]] = [
         (f"kind {k + 1}", f"{100 * float((kinds == k).mean()):.0f} %",
          *(float(np.median(rings[name][kinds == k])) for name in ("diameter", "width", "ringness")))

@@ -55,11 +55,27 @@ def centred(x: Tensor, meta: Mapping[str, Any]) -> Tensor:
 
     Turned by 180 degrees too where no phase of any kind was used, because amplitudes cannot tell.
     """
-    names = set(meta.get("products", ()))
-    if "vis" in names or len(x) < 2:
+    if fixed(meta) or len(x) < 2:
         return x
-    limit = int(REACH * x.shape[-1])
-    return align.align(x[:, 0], limit, turn=not names & {"cphase", "bispectrum"})[0][:, None]
+    turn = not set(meta.get("products", ())) & {"cphase", "bispectrum"}
+    return align.align(x[:, 0], int(REACH * x.shape[-1]), turn=turn)[0][:, None]
+
+
+def fixed(meta: Mapping[str, Any]) -> bool:
+    """Whether the data fix the position."""
+    return "vis" in meta.get("products", ())
+
+
+def placed(x: Tensor, mean: Tensor, meta: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Samples ``(n, 1, side, side)`` moved onto `mean` ``(1, side, side)``, and by how many rows and columns.
+
+    The second is ``(n, 2)``. For pictures and comparisons of samples; flux that leaves the image is lost, so the data
+    are compared with samples where they were drawn.
+    """
+    if fixed(meta):
+        return x, torch.zeros(len(x), 2, dtype=torch.long)
+    by = -align.best_shift(x[:, 0], mean[0], int(REACH * x.shape[-1]))[0]
+    return align.move(x[:, 0], by)[:, None], by
 
 
 def fit(data: Observation, samples: Tensor, options: VLBIOptions) -> Fit:

@@ -24,9 +24,10 @@ from sciinv_vlbi.rings import is_ring
 
 COLUMNS = {
     "diameter": "uas", "diameter_spread": "uas", "width": "uas", "position_angle": "deg", "asymmetry": "",
-    "central_brightness": "", "x": "uas", "y": "uas", "ringness": "",
+    "central_brightness": "", "x": "uas", "y": "uas", "ringness": "", "moved_x": "uas", "moved_y": "uas",
 }  # fmt: skip
-"""Ring parameters in the tables, and their units; x and y are East and North of the middle of the image."""
+"""Ring parameters in the tables, and their units; x and y are East and North of the middle of the image. ``moved`` is
+how far a sample, which the file holds as drawn, was moved for the mean, the deviation and the bounds."""
 
 
 def write(out: Path, data: Observation, results: Sequence[ItemResult], context: RunContext) -> list[Path]:
@@ -43,7 +44,11 @@ def write(out: Path, data: Observation, results: Sequence[ItemResult], context: 
         for name, value in maps.items()
     ]
     rings = science.measure(result.samples, result.meta)
-    table = {name: rings[name] for name in COLUMNS}
+    by = science.placed(result.samples, result.summary["mean"], result.meta)[1].double().numpy()
+    step = -float(result.meta["pixel_uas"])  # rows run South, columns West
+    table = {name: rings[name] for name in COLUMNS if name in rings} | {
+        "moved_x": step * by[:, 1], "moved_y": step * by[:, 0],
+    }  # fmt: skip
     if result.group is not None:
         table["island"] = result.group.double().numpy()
     paths += [_csv(out / "rings.csv", table), _fits_table(out / "rings.fits", table, cards)]
