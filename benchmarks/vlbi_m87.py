@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sciinv_vlbi import io
+from sciinv_vlbi import DOMAIN, io
 from sciinv_vlbi.align import likeness
 from sciinv_vlbi.observation import MICRO_ARCSECOND
 from sciinv_vlbi.options import VLBIOptions
@@ -30,7 +30,9 @@ from sciinv.config import build
 from sciinv.operator import power
 from sciinv.priors.checkpoint import load_prior
 from sciinv.problem import Problem
+from sciinv.run.reduce import equal_draws
 from sciinv.samplers import METHODS, sample
+from sciinv.samplers.smc import ess
 from sciinv.samples import Samples
 
 FIELD = 128.0
@@ -46,8 +48,12 @@ def options(words: list[str]) -> dict[str, Any]:
 def draw(data: Problem, prior: Path, method: str, settings: dict[str, Any], samples: int, seed: int) -> Samples:
     """Posterior samples, equally weighted."""
     network = load_prior(prior).at(tuple(data.domain.shape[1:]))
+    settings = {**DOMAIN.method_settings.get(method, {}), **settings}
     out = sample(build(METHODS[method], settings, method), data, network, samples, seed, chunk=32)
-    return out if out.log_w is None else out.resample(samples, seed)
+    if out.log_w is None:
+        return out
+    kept = equal_draws(out.log_w, samples, seed, 0)
+    return dc.replace(out, x=out.x[kept], log_w=None, provenance={**out.provenance, "ess": float(ess(out.log_w))})
 
 
 def by_product(data: Problem, x: Tensor) -> dict[str, Tensor]:
@@ -105,7 +111,7 @@ def main() -> None:
         "width_uas": float(np.median(rings["width"])),
         "position_angle": float(np.median(rings["position_angle"])),
         "rhat_diameter": rhat(rings["diameter"], given.islands), "rhat_width": rhat(rings["width"], given.islands),
-        **peers, "samples": len(out.x), "cpu_seconds": seconds,
+        **peers, "samples": len(out.x), "effective": out.provenance.get("ess", len(out.x)), "cpu_seconds": seconds,
         "network_calls": out.provenance["network_calls"] + out.provenance["network_vjps"],
     }  # fmt: skip
     good = figures["chi2_cphase"] <= 1.3 and figures["chi2_logcamp"] <= 1.3 and abs(figures["diameter_uas"] - 42) <= 3

@@ -14,9 +14,9 @@ from sciinv.prior import Counted
 from sciinv.priors.gaussian import GaussianPrior
 from sciinv.problem import Problem
 from sciinv.rng import Rng
-from sciinv.samplers import sample
+from sciinv.samplers import State, sample
 from sciinv.samplers.exact import guide
-from sciinv.samplers.exact.pnpdm import PnPDM
+from sciinv.samplers.exact.pnpdm import PnPDM, chi2_limit
 from sciinv.testing import mean_cov_error, moments
 
 N = 1500
@@ -131,3 +131,18 @@ def test_both_marginals_have_their_law_at_a_fixed_width(returns: str) -> None:
     out = sample(sampler, hidden, prior, N, seed=0, rng_factory=OneStream)
     errors = mean_cov_error(*moments(out.x), *expected)
     assert errors[0] < 0.1 and errors[1] < 0.12, errors
+
+
+def test_chains_that_the_data_refute_lose_their_weight() -> None:
+    hidden, prior, _ = split_problem()
+    limit = chi2_limit(3, 1e-3)
+    assert limit == pytest.approx(16.27, rel=0.02) and chi2_limit(344, 1e-3) == pytest.approx(430.8, rel=1e-3)
+    sampler = PnPDM(refute=1e-3)
+    good = torch.linalg.lstsq(hidden.operator.inner.as_matrix(), hidden.y).solution
+    x = torch.stack([good, good + 0.1, good + 2.0])[:, None]
+    state = State(x)
+    assert torch.equal(sampler.finish(hidden, Counted(prior), state, Rng(0, [0, 1, 2])), x)
+    excess = (hidden.chi2(x) - limit).clamp_min(0)
+    assert torch.allclose(state.log_w, -0.5 * excess) and state.log_w[0] == 0 > state.log_w[2]
+    with pytest.raises(UsageError, match="impossible"):
+        PnPDM(refute=1e-3, correct=True)

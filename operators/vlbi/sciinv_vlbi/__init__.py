@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DOMAIN"]
 
-SETTLED = {"rho_max": 0.3, "rho_min": 0.01, "anneal": 24, "settle": 16, "inner": 2, "returns": "z"}
+SETTLED = {
+    "rho_max": 0.3, "rho_min": 0.01, "anneal": 24, "settle": 16, "inner": 2, "returns": "z", "refute": 1e-3,
+}  # fmt: skip
 """What split Gibbs needs on closures (docs/vlbi.md, Inference)."""
 
 

@@ -26,7 +26,9 @@ states from the law at ``rho_min`` to the posterior (`inflated.rho_correction`).
 from __future__ import annotations
 
 import dataclasses as dc
+import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,6 +65,8 @@ class PnPDM(Sampler):
         for nonlinear data, whose moment matching leaves more to the sweeps.
     returns : x, whose law at rho_min has the likelihood of data with noise inflated; or z, with the true likelihood and
         the prior blurred by rho_min, for data far more precise than the prior.
+    refute : chains stuck where the data refute them, at a chi-squared of this p-value, keep the weight of their
+        likelihood over that of the limit; 0 keeps every chain at weight one. A rule for many modes, no exact weight.
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
     log_step : mean step in log sigma inside the prior step.
     order : 2 (multistep) or 1 (ancestral) prior step.
@@ -95,12 +99,14 @@ class PnPDM(Sampler):
     correct: bool = False
     settle: int = 0
     returns: Literal["x", "z"] = "x"
+    refute: float = 0.0
 
     def __post_init__(self) -> None:
         if not (
             0 < self.rho_min <= self.rho_max and self.anneal >= 1 and self.stationary >= 0 and self.order in (1, 2)
             and self.start in ("mmps", "noise") and self.inner >= 1 and self.settle >= 0
-            and self.returns in ("x", "z") and not (self.correct and self.returns == "z")
+            and self.returns in ("x", "z") and not (self.correct and (self.returns == "z" or self.refute))
+            and 0 <= self.refute < 1
         ):  # fmt: skip
             raise UsageError(
                 "pnpdm settings are impossible",
@@ -179,7 +185,11 @@ class PnPDM(Sampler):
     def finish(self, problem: Problem, prior: Counted, state: State, rng: Rng) -> Tensor:
         if self.correct:
             state.log_w = rho_correction(problem, state.x, self.rho_min)
-        return state.aux.get("last", state.x)
+        out = state.aux.get("last", state.x)
+        if self.refute:
+            excess = problem.chi2(out).to(torch.float64) - chi2_limit(problem.n_data, self.refute)
+            state.log_w = -0.5 * excess.clamp_min(0).nan_to_num(nan=torch.inf)
+        return out
 
     def _steps(self) -> int:
         return self.anneal + self.stationary + (self.settle if self.start == "mmps" else 0)
@@ -198,6 +208,12 @@ class PnPDM(Sampler):
             "rhat_median": float(rhat.median()), "rhat_max": float(rhat.max()),
             "ess_median": float(size.median()), "ess_min": float(size.min()),
         }  # fmt: skip
+
+
+def chi2_limit(n: int, p: float) -> float:
+    """What chi-squared of n data exceeds with probability p (Wilson and Hilferty 1931)."""
+    spread = 2 / (9 * n)
+    return n * (1 - spread + NormalDist().inv_cdf(1 - p) * math.sqrt(spread)) ** 3
 
 
 def block_means(x: Tensor) -> Tensor:
