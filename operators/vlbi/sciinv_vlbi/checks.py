@@ -139,10 +139,9 @@ def ring_finding(rings: Mapping[str, NDArray[np.float64]], prior: Alone | None) 
 def islands_finding(found: Mapping[str, Mapping[str, float]], several: bool) -> Finding:
     """Whether independent islands agree in diameter and width; `several` says that there are islands at all."""
     if not found:
-        text = (
-            "Too few ring-like samples an island." if several
-            else "All samples come from one population or from chains of one draw each: --set islands=4 asks for more."
-        )  # fmt: skip
+        text = "Too few ring-like samples an island."
+        if not several:
+            text = "All samples come from one population or from chains of one draw each; sgs_smc has --set islands=4."
         return Finding("unknown", "Agreement of islands in the ring not computed", text)
     words = [
         f"{name} {part['lowest_mean']:.1f} to {part['highest_mean']:.1f} uas between the means of "
