@@ -29,7 +29,7 @@ from sciinv.training.ambient.gaussian import fit as fit_gaussian
 from sciinv.training.ambient.identify import Verdict, identify, require
 from sciinv.training.ambient.items import Measurements
 from sciinv.training.ambient.laps import Laps, train_em
-from sciinv.training.ambient.objective import Corrupted, Method, predicts_full
+from sciinv.training.ambient.objective import ABOVE, Corrupted, Method, predicts_full
 from sciinv.training.dsm import TrainConfig, keyed
 from sciinv.training.loop import fit, processes
 from sciinv.training.page import write_page
@@ -195,14 +195,19 @@ def train_from_measurements(
     kind = PartialPrior if partial else NetworkPrior
     prior = kind(average, space.shape[1:], config.sigma_data, config.sigma_min, config.sigma_max, data.channels,
                  complex_pair)  # fmt: skip
-    if settings.method == "tweedie" and not settings.consistency:
-        prior.sigma_min = max(config.sigma_min, max(p.noise.sigma for p in data.problems))
+    if above_noise(settings):
+        prior.sigma_min = max(config.sigma_min, ABOVE * max(p.noise.sigma for p in data.problems))
     card = _card(files, data, others, config, settings, verdict, errors, name, licence, PARTIAL if partial else FULL)
     path = out / "prior.safetensors"
     if processes(next(network.parameters()).device)[0] == 0:
         save_prior(prior, spec, card, path)
         write_page(out, card, PARTIAL if partial else FULL)
     return path
+
+
+def above_noise(settings: Settings) -> bool:
+    """Whether nothing was learned at levels below the noise of the data."""
+    return settings.method in ("ambient-noisy", "gsure") or (settings.method == "tweedie" and not settings.consistency)
 
 
 def _train(
@@ -229,7 +234,7 @@ def _card(
         known = f"The data do not determine it: {verdict.reason}. {known}"
     if predicts == PARTIAL:
         known = "No prior: a mean of what is not shown, so its draws are too smooth and too sure there. " + known
-    if settings.method == "tweedie" and not settings.consistency:
+    if above_noise(settings):
         known = "Not trained below the noise of the data: draws end at that level. " + known
     return ModelCard(
         name=name or files.domain.name,

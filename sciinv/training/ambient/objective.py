@@ -30,6 +30,9 @@ Method = Literal["ambient", "ambient-noisy", "tweedie", "gsure"]
 ABOVE = 1.05
 """Smallest level drawn, over the noise of the data: at the noise itself Tweedie's loss has no signal."""
 
+SPARSE = 4
+"""The consistency loss, of seven network calls, is computed for every so many-th row of the global batch."""
+
 _GROUP, _HELD_STEP, _HELD_ROWS, _DESCENT = 2**33, 2**34, 64, 4
 
 
@@ -43,6 +46,7 @@ class Corrupted:
     data, others : what is trained on, and held out (``None`` for nothing).
     further : what ambient methods hide.
     coefficient : weight of the consistency loss below the noise of the data (tweedie only).
+    late : part of the steps before the consistency loss sets in: it carries downwards what is right above.
     """
 
     method: Method
@@ -51,6 +55,7 @@ class Corrupted:
     others: Measurements | None = None
     further: Further = field(default_factory=Further)
     coefficient: float = 0.0
+    late: float = 0.5
 
     def __post_init__(self) -> None:
         if self.coefficient and self.method != "tweedie":
@@ -93,9 +98,14 @@ class Corrupted:
         loss = getattr(self, "_" + self.method.replace("-", "_"))(network, batch, sigma, draw)
         s = config.sigma_data
         least = s / 4 if self.partial or self.method == "gsure" else 0.0
-        return loss * (1 / s**2 + sigma.clamp_min(least).square().reciprocal()) + (
-            self._consistency(network, batch, draw) if self.coefficient else 0.0
-        )
+        loss = loss * (1 / s**2 + sigma.clamp_min(least).square().reciprocal())
+        if not self.coefficient or step < self.late * config.steps:
+            return loss
+        some = [k for k, row in enumerate(rows) if row % SPARSE == 0]
+        if some:
+            extra = self._consistency(network, batch, some, [generators[k] for k in some])
+            loss = loss.index_add(0, torch.tensor(some, device=loss.device), SPARSE * self.coefficient * extra)
+        return loss
 
     def _keep(self, batch: Batch, draw: Draw) -> Tensor:
         return self.further.keep(batch.pattern, batch.always, draw.uniform(batch.pattern.shape[1:]))
@@ -119,20 +129,21 @@ class Corrupted:
         probe = signs(draw.uniform(shape, dtype))
         return gsure(self._full(network), batch, sigma, draw.normal(shape, dtype), probe)
 
-    def _consistency(self, network: nn.Module, batch: Batch, draw: Draw) -> Tensor:
-        """Weighted consistency between a level t, mostly below the noise of the data, and ``s < t``."""
-        config, shape = self.config, batch.operator.domain.shape
-        low, high = 1.3 * config.sigma_min, 1.3 * ABOVE * batch.sigma
+    def _consistency(
+        self, network: nn.Module, batch: Batch, some: list[int], generators: list[torch.Generator]
+    ) -> Tensor:
+        """Weighted consistency of some rows between a level t, mostly below the noise of the data, and ``s < t``."""
+        config, shape, draw = self.config, batch.operator.domain.shape, Draw(generators, batch.y.device)
+        floor, image = batch.sigma[some], batch.operator.adjoint(batch.y)[some]
+        low, high = 1.3 * config.sigma_min, 1.3 * ABOVE * floor
         t = low * (high / low) ** draw.uniform(())
         s = t * (0.5 + 0.4 * draw.uniform(()))
-        top = torch.maximum(t, ABOVE * batch.sigma)
-        image = batch.operator.adjoint(batch.y)
-        x = image + column((top.square() - batch.sigma.square()).sqrt(), image) * draw.normal(shape)
+        top = torch.maximum(t, ABOVE * floor)
+        x = image + column((top.square() - floor.square()).sqrt(), image) * draw.normal(shape)
         h = self._full(network)
         ladder = [top * (t / top) ** (k / _DESCENT) for k in range(_DESCENT + 1)]
         x = descend(h, x, ladder, [draw.normal(shape) for _ in range(_DESCENT)])
-        loss = consistency(h, x, t, s, draw.normal(shape), draw.normal(shape))
-        return self.coefficient * loss * (config.sigma_data**-2 + t.square().reciprocal())
+        return consistency(h, x, t, s, draw.normal(shape), draw.normal(shape)) / config.sigma_data**2
 
     def _full(self, network: nn.Module) -> Denoiser:
         return mixed(lambda z, sigma: precondition(network, z, sigma, self.config.sigma_data))
