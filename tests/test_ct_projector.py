@@ -8,6 +8,7 @@ import torch
 from ct_scans import BOX, FAN, FULL, HALF, SCANS, SQUARE, ellipse, indicator
 from sciinv_ct.geometry import Geometry, Grid
 from sciinv_ct.joseph import rays
+from sciinv_ct.matrixfree import FreeRows
 from sciinv_ct.projector import Projector
 
 from sciinv.errors import MismatchError, UsageError
@@ -60,6 +61,9 @@ def test_four_ways_to_the_same_matrix(name: str) -> None:
             # stored weights are single precision
             assert (p.as_matrix() - plain).abs().max() < 2e-7 * g.grid.pixel
             assert (p.H.as_matrix() - p.as_matrix().T).abs().max() < 1e-12
+            if isinstance(p.rows, FreeRows):  # the way of other devices
+                y = Rng(0, range(3)).normal((len(p.rows.steep),), torch.float64).T.contiguous()
+                assert torch.allclose(p.rows._collect(y), p.rows._spread(y), atol=1e-12)
     mask = torch.from_numpy(checkers(g))
     masked = promote(Projector(g, mask, matrix="stored")).as_matrix()
     assert torch.equal(masked[~mask.reshape(-1)], torch.zeros_like(masked[~mask.reshape(-1)]))

@@ -1,25 +1,28 @@
 """The same matrix without storing it: weights are computed for a few rays, or a few pixels, at a time.
 
-Forwards a ray gathers its pixels (`sciinv_ct.joseph.entries`). Backwards a pixel gathers the rays whose weight on it is
-not zero: it projects onto the detector at ``u``, and only cells within a pixel's shadow of ``u`` can have it
-as neighbour. Both evaluate ``w hat(a + b i - j)`` in the same precision, so the pair is matched to rounding; nothing
-scatters, so results do not depend on the order of threads.
+Forwards a ray gathers its pixels. Backwards, on the host, a ray spreads its value over the same pixels by the same
+numbers. On other devices, where spreading would depend on the order of threads, a pixel gathers the rays that see it:
+it projects onto the detector at ``u``, and only cells within a pixel's shadow of ``u`` can have it as neighbour. All
+evaluate ``w hat(a + b i - j)`` of `sciinv_ct.joseph` in one precision, so the pair is matched to rounding.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, pad
 
 from sciinv_ct.geometry import Geometry
-from sciinv_ct.joseph import Lines, entries, hat, lines
+from sciinv_ct.joseph import Lines, hat, lines
 
-CHUNK = 1 << 20  # candidate weights computed at a time on the host
+CHUNK = 1 << 17  # samples along rays at a time on the host: their arrays stay in the cache
 CHUNK_DEVICE = 1 << 25
+PAD = 2  # zeros around the image, where rays that miss it land
 
 
 class FreeRows(nn.Module):
@@ -28,27 +31,38 @@ class FreeRows(nn.Module):
     Parameters
     ----------
     geometry : its views and cells are the rows, in order.
+    wanted : bool, one a row; the others give zero. ``None`` for all.
     """
 
     steep: Tensor
     numbers: Tensor
     views: Tensor
-    pixels: Tensor
+    x: Tensor
+    y: Tensor
+    z: Tensor
     column: Tensor
+    order: Tensor
 
-    def __init__(self, geometry: Geometry):
+    def __init__(self, geometry: Geometry, wanted: Tensor | None = None):
         super().__init__()
         g, rays = geometry, lines(geometry)
         self.geometry = g
         self.register_buffer("steep", rays.steep)
         self.register_buffer("numbers", torch.stack(list(rays[1:])))
+        # rays that march along columns come first
+        order = rays.steep.to(torch.uint8).argsort(stable=True)
+        order = order if wanted is None else order[wanted[order]]
+        self.n_flat = int((~rays.steep[order]).sum())
+        self.register_buffer("order", order)
         self.register_buffer("views", torch.from_numpy(np.stack([np.cos(g.angles), np.sin(g.angles), g.height()], -1)))
-        z, y, x = (torch.from_numpy(t) for t in g.grid.axes()[::-1])
-        self.register_buffer("pixels", torch.stack(torch.meshgrid(z, y, x, indexing="ij"), -1).reshape(-1, 3))
+        for name, axis in zip("xyz", g.grid.axes(), strict=True):
+            self.register_buffer(name, torch.from_numpy(axis))
         where = torch.full((g.n_columns,), -1)
         where[torch.arange(g.n_columns) if g.columns is None else torch.tensor(g.columns)] = torch.arange(g.shape[-1])
         self.register_buffer("column", where)
         self.shadow = _shadow(g)
+        self.padding = (0, 0, PAD, PAD, PAD, PAD, *((PAD, PAD) if g.volume else ()))
+        self.padded = tuple(n + 2 * PAD for n in g.grid.shape)
 
     @property
     def nbytes(self) -> int:
@@ -61,22 +75,69 @@ class FreeRows(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(rows, m)`` of images ``(pixels, m)``."""
-        g, rays = self.geometry, self.rays(x.dtype)
-        per_ray = max(g.grid.rows, g.grid.columns) * (4 if g.volume else 2)
-        step = max(1, _chunk(x) // per_ray)
-        out = []
-        for k in range(0, len(rays.a), step):
-            index, weight = entries(rays.pick(slice(k, k + step)), g.grid, g.volume)
-            out.append(_gather(index.flatten(1), weight.flatten(1), x))
-        return torch.cat(out)
+        table = pad(x.reshape(*self.geometry.grid.shape, -1), self.padding).flatten(0, -2)
+        out = x.new_zeros((len(self.steep), x.shape[1]))
+        for rows, index, weight, length in self._chunks(x):
+            out[rows] = _gather(index, weight, table) * length[:, None]
+        return out
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``(pixels, m)`` of data ``(rows, m)``."""
+        return self._spread(y) if y.device.type == "cpu" else self._collect(y)
+
+    def _spread(self, y: Tensor) -> Tensor:
+        size, total = math.prod(self.padded), y.new_zeros((math.prod(self.padded), y.shape[1]))
+        for rows, index, weight, length in self._chunks(y):
+            n, per = index.shape
+            start = np.arange(0, n * per + 1, per, dtype=np.int32)
+            parts = (weight.flatten().numpy(), index.flatten().numpy(), start)
+            # columns of the transpose are the rows at hand: the product adds each into its pixels
+            matrix = scipy.sparse.csc_matrix(parts, (size, n), copy=False)
+            total += torch.from_numpy(matrix @ (y[rows] * length[:, None]).numpy())
+        inside = tuple(slice(PAD, -PAD) for _ in self.padded)
+        return total.reshape(*self.padded, -1)[inside].flatten(0, -2)
+
+    def _chunks(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Rows, pixel indices in the padded image and weights ``(rows, samples)``, and step lengths, some at a time."""
+        numbers = self.numbers.to(like.dtype)
+        for steep, rows in ((False, self.order[: self.n_flat]), (True, self.order[self.n_flat :])):
+            steps = self.geometry.grid.rows if steep else self.geometry.grid.columns
+            for part in rows.split(max(1, _chunk(like) // steps)):
+                a, b, w, c, d = numbers[:, part]
+                yield part, *self._samples(steep, steps, a, b, c, d), w
+
+    def _samples(self, steep: bool, steps: int, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """Neighbours and weights of rays that march the same way; no masks, for the padding takes what is outside."""
+        grid, (*_, height, width) = self.geometry.grid, self.padded
+        along, across = (width, 1) if steep else (1, width)
+        size = grid.columns if steep else grid.rows
+        i = torch.arange(steps, device=a.device)
+        at = torch.addcmul(a[:, None], b[:, None], i.to(a.dtype))
+        low = at.floor()
+        part = at.sub_(low)
+        index = low.clamp_(-PAD, size).to(torch.int32).mul_(across)
+        index += ((i + PAD) * along + PAD * across).to(torch.int32)
+        rest = 1 - part
+        if not self.geometry.volume:
+            return torch.cat([index, index + across], 1), torch.cat([rest, part], 1)
+        at = torch.addcmul(c[:, None], d[:, None], i.to(a.dtype))
+        level = at.floor()
+        up = at.sub_(level)
+        plane = height * width
+        index += level.clamp_(-PAD, grid.slices).to(torch.int32).add_(PAD).mul_(plane)
+        down = 1 - up
+        return (
+            torch.cat([index, index + across, index + plane, index + (across + plane)], 1),
+            torch.cat([rest * down, part * down, rest * up, part * up], 1),
+        )
+
+    def _collect(self, y: Tensor) -> Tensor:
         rays = self.rays(y.dtype)
         step = max(1, _chunk(y) // (len(self.views) * math.prod(self.shadow[1])))
         out = []
-        for k in range(0, len(self.pixels), step):
-            index, weight = self._column(rays, torch.arange(k, min(k + step, len(self.pixels)), device=y.device))
+        total = math.prod(self.geometry.grid.shape)
+        for k in range(0, total, step):
+            index, weight = self._column(rays, torch.arange(k, min(k + step, total), device=y.device))
             out.append(_gather(index, weight, y))
         return torch.cat(out)
 
@@ -84,7 +145,9 @@ class FreeRows(nn.Module):
         """Rays that may see each pixel and their weights, ``(pixels, views * candidates)``."""
         g, (reach, count) = self.geometry, self.shadow
         dtype = rays.a.dtype
-        u, v = _project(g, self.pixels[pixel], self.views)
+        plane = g.grid.rows * g.grid.columns
+        slices, j, i = (t[:, None] for t in (pixel // plane, pixel % plane // g.grid.columns, pixel % g.grid.columns))
+        u, v = _project(g, self.x[i], self.y[j], self.z[slices], self.views)
         first = (u - reach[0]).ceil().to(torch.int64)
         cell = first[..., None] + torch.arange(count[0], device=u.device)
         ok = (cell >= 0) & (cell < g.n_columns)
@@ -97,13 +160,11 @@ class FreeRows(nn.Module):
         view = torch.arange(len(self.views), device=u.device)[:, None] * math.prod(g.shape[1:])
         index = torch.where(ok, cell + view, 0).flatten(1)
         line = rays.pick(index)
-        plane = g.grid.rows * g.grid.columns
-        j, i = (t[:, None] for t in (pixel % plane // g.grid.columns, pixel % g.grid.columns))
         march = torch.where(line.steep, j, i).to(dtype)
         across = torch.where(line.steep, i, j).to(dtype)
         weight = hat(torch.addcmul(line.a, line.b, march).sub_(across)) * line.w
         if g.volume:
-            weight *= hat(torch.addcmul(line.c, line.d, march).sub_((pixel // plane)[:, None].to(dtype)))
+            weight *= hat(torch.addcmul(line.c, line.d, march).sub_(slices.to(dtype)))
         return index, torch.where(ok.flatten(1), weight, 0)
 
 
@@ -116,10 +177,9 @@ def _gather(index: Tensor, weight: Tensor, table: Tensor) -> Tensor:
     return embedding_bag(index, table, mode="sum", per_sample_weights=weight)
 
 
-def _project(g: Geometry, p: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
-    """Fractional column and row of points ``(n, 3)`` (z, y, x) at every view, ``(n, views)`` each."""
+def _project(g: Geometry, x: Tensor, y: Tensor, z: Tensor, views: Tensor) -> tuple[Tensor, Tensor]:
+    """Fractional column and row of points ``(n, 1)`` at every view, ``(n, views)`` each."""
     cos, sin, height = views.unbind(-1)
-    z, y, x = (t[:, None] for t in p.unbind(-1))
     u, v = x * cos + y * sin, torch.zeros_like(x * cos)
     if g.kind != "parallel":
         depth = g.source_origin - (x * sin - y * cos)

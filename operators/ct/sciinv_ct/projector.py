@@ -214,11 +214,11 @@ def _rows(
     g: Geometry, wanted: Tensor | None, memory: int, matrix: Matrix, cache: str | os.PathLike[str] | None
 ) -> CsrRows | FreeRows:
     if matrix == "free":
-        return FreeRows(g)
+        return FreeRows(g, wanted)
     rays = lines(g)
     need = entry_bound(rays if wanted is None else rays.pick(wanted), g.grid, g.volume) * BYTES
     if matrix == "auto" and need > min(memory, BYTES * (2**31 - 2)):
-        return FreeRows(g)
+        return FreeRows(g, wanted)
     tag = b"" if wanted is None else wanted.numpy().tobytes()
     key = hashlib.sha256(b"joseph 2" + g.key.encode() + tag).hexdigest()
     return cached(cache, key, lambda: build(rays, wanted, g.grid, g.volume))
