@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from known import Quadrature, Ring
+from support import gaussian_problem
 from torch import Tensor
 
 from sciinv.certify.stream import OneStream
@@ -16,7 +17,10 @@ from sciinv.priors.gaussian import GaussianLaw
 from sciinv.problem import Problem
 from sciinv.reduced import Reduced
 from sciinv.rng import Rng
+from sciinv.samplers import sample
 from sciinv.samplers.exact.mcmc import check_kernel, move, resolve, start_chain
+from sciinv.samplers.exact.sgs_smc import SGSSMC
+from sciinv.samplers.exact.sgs_tempered import SGSTempered
 from sciinv.testing import mean_cov_error, moments, sampling_floor
 
 N = 2000
@@ -176,3 +180,22 @@ def test_who_may_use_it() -> None:
     chained = Problem(problem.y, problem.operator @ Scaled(Identity(Space((1, 2))), 2.0), Gaussian(0.3))
     assert resolve("auto", chained) == "row_hmc"
     assert torch.allclose(chained.reduced.seen.abs(), 2 * problem.reduced.seen.abs())
+
+
+@pytest.mark.parametrize("make", [
+    lambda: SGSSMC(rho_max=1.0, islands=2, log_step=0.5),
+    pytest.param(lambda: SGSTempered(rungs=5, rho_max=2.0, rho_min=0.15, sweeps=80, log_step=0.5, inner=2), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_populations_and_ladders_move_in_the_row_space(make) -> None:
+    """Within twice the floor of the posterior of a linear Gaussian problem that they are told nothing about."""
+    problem, prior = gaussian_problem()
+    a = problem.linear.as_matrix()
+    truth = prior.posterior(problem.operator, problem.y, problem.noise.sigma)[:2]
+    hidden = Problem(problem.y, Split(Dense(a, (1, 6)), lambda s: s, 3), problem.noise)
+    out = sample(make(), hidden, prior, 300, seed=1, rng_factory=OneStream)
+    w = out.weights.to(F64) if out.log_w is not None else torch.full((300,), 1 / 300, dtype=F64)
+    flat = out.x.flatten(1)
+    mean = w @ flat
+    cov = (flat - mean).T @ (w[:, None] * (flat - mean))
+    errors = mean_cov_error(mean, cov, *truth)
+    assert errors[0] < 0.2 and errors[1] < 0.3, errors

@@ -20,6 +20,8 @@ from sciinv.priors.random_field import RandomFieldPrior
 from sciinv.problem import Problem
 from sciinv.rng import Rng
 from sciinv.samplers import sample
+from sciinv.samplers.exact import row_mcmc
+from sciinv.samplers.exact.mcmc import move, start_chain
 from sciinv.samplers.exact.pnpdm import PnPDM
 from sciinv.testing import FakeCuda, check_operator
 
@@ -221,3 +223,29 @@ def test_likelihood_steps_in_the_row_space_stay_on_a_gpu():
             state, info = sampler.step(problem, counted, state, t, s, rng)
             gpu.check(state.x, "pnpdm.step")
         assert {"accept", "hidden_accept"} <= set(info)
+
+
+@pytest.mark.parametrize("kernel", ["row_mala", "row_hmc", "uncorrected"])
+def test_truths_stay_where_they_were_drawn(kernel, monkeypatch):
+    """z ~ N(x, rho^2) and y ~ p(y | z): a kernel that leaves p(z | x, y) invariant leaves both of these laws."""
+    if kernel == "uncorrected":
+        monkeypatch.setattr(row_mcmc, "difference", lambda a, b, ndim=None: torch.zeros(len(a)))
+    n, rho, rng = 1500, 0.5, Rng(5, range(1500))
+    chosen = closures(OBS, "amplitude")
+    product = products.LogClosureAmplitude(OBS.vis, chosen, whitening(chosen.covariance(RELATIVE)))
+    op = predict.Predict(Dft(OBS.uv, 8, PIXEL), [product], [products.TotalFlux(8, 1.0, 5.0)])
+    x = 1 + rng.normal((1, 8, 8)).abs()
+    z = x + rho * rng.normal_like(x)
+    y = op(z)
+    problem = Problem(y + rng.normal_like(y), op, Gaussian(1.0))
+    name = "row_mala" if kernel == "uncorrected" else kernel
+    chain = start_chain(problem, x, rho, name)._replace(z=z)
+    chain = chain._replace(log_step=torch.full((n,), -0.5 if name == "row_mala" else -1.6))
+    chain, info = move(problem, x, rho, chain, rng, kernel=name, steps=6, tune=False)
+    moved = problem.reduced.coordinates(chain.z - x) / rho
+    misfit = problem.chi2(chain.z)
+    at = moved.square().sum(1).mean() / problem.reduced.rank, misfit.mean() / problem.n_data
+    spread = 3.5 * np.sqrt(2 / (n * problem.reduced.rank)), 3.5 * np.sqrt(2 / (n * problem.n_data))
+    right = all(abs(float(a) - 1) < s for a, s in zip(at, spread, strict=True))
+    assert right == (kernel != "uncorrected"), (at, spread, info["accept"].mean())
+    assert float((chain.z - z).square().mean()) > 0.1 * rho**2
