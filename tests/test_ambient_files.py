@@ -16,7 +16,7 @@ from sciinv.cli import main
 from sciinv.errors import MismatchError
 from sciinv.generic.mask import Mask
 from sciinv.noise import Gaussian
-from sciinv.plugins import find_reader
+from sciinv.plugins import domains, find_reader
 from sciinv.prior import FULL, PARTIAL
 from sciinv.priors.card import ModelCard
 from sciinv.priors.checkpoint import load_prior, read_note
@@ -180,6 +180,21 @@ def test_items_of_different_size_train_one_network():
     net = UNet(channels=2, widths=(8,), blocks=(1,), fold=1)
     net.initialise(keyed(1))
     assert all(torch.isfinite(task.loss(net, step, range(3))) for step in range(6))
+
+
+def test_an_interferometer_trains_by_the_same_code_and_one_coverage_is_not_enough(tmp_path):
+    path = domains()["vlbi"].demo(tmp_path)
+    options = {"vlbi": {"products": ["vis"], "npix": 16, "flux": 1.0}}
+    item = read_measurements(path, options=options).problems[0][0]
+    data = Measurements([item, item])
+    assert data.patterns[0].shape == (2, len(item.y)) and not data.always[0].any()
+    verdict = identify(data, None)
+    assert not verdict.regular and verdict.weakest < 1e-4
+    task = Corrupted("ambient-noisy", data, TrainConfig(batch=2, sigma_data=0.3))
+    net = UNet(channels=2, widths=(8,), blocks=(1,))
+    net.initialise(keyed(1))
+    task.loss(net, 0, range(2)).backward()
+    assert float(net.leave.weight.grad.abs().max()) > 0
 
 
 def test_the_page_shows_curves_and_escapes_what_files_say(tmp_path):

@@ -119,6 +119,19 @@ def test_a_data_set_that_cannot_determine_the_prior_is_refused_with_coordinates(
     assert not identify(even, Further(0.34, exact=False)).regular
 
 
+def test_a_large_state_is_checked_by_lanczos():
+    g = torch.Generator().manual_seed(2)
+    shape = (1, 32, 32)
+    masks = [torch.rand(shape, generator=g) < 0.6 for _ in range(20)]
+    good = [Problem(m.float(), Mask(m), Gaussian(0.1)) for m in masks]
+    assert identify(Measurements(good), Further(0.2)).regular
+    for m in masks:
+        m[0, 7, 3:5] = False
+    blind = [Problem(m.float(), Mask(m), Gaussian(0.1)) for m in masks]
+    verdict = identify(Measurements(blind), None)
+    assert not verdict.regular and sorted(verdict.coordinates) == [[7, 3], [7, 4]]
+
+
 def test_4_a_monte_carlo_minimiser_is_near_the_oracle():
     patterns, weights = dust()
     found = conditional(patterns, weights, torch.zeros(D, dtype=torch.bool), DUST)

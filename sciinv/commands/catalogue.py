@@ -153,6 +153,7 @@ def priors_card(
     note = read_note(embedded_path(name) if name in EMBEDDED else Path(name))
     card = {
         **note.card.model_dump(),
+        "predicts": note.predicts,
         "architecture": note.architecture,
         "noise_levels": [note.sigma_min, note.sigma_max],
     }
