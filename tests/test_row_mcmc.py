@@ -184,7 +184,10 @@ def test_who_may_use_it() -> None:
 
 @pytest.mark.parametrize("make", [
     lambda: SGSSMC(rho_max=1.0, islands=2, log_step=0.5),
-    pytest.param(lambda: SGSTempered(rungs=5, rho_max=2.0, rho_min=0.15, sweeps=80, log_step=0.5, inner=2), marks=pytest.mark.slow),
+    pytest.param(
+        lambda: SGSTempered(rungs=5, rho_max=2.0, rho_min=0.15, sweeps=80, log_step=0.5, inner=2),
+        marks=pytest.mark.slow,
+    ),
 ])  # fmt: skip
 def test_populations_and_ladders_move_in_the_row_space(make) -> None:
     """Within twice the floor of the posterior of a linear Gaussian problem that they are told nothing about."""
