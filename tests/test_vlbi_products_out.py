@@ -16,7 +16,7 @@ from sciinv_vlbi.observation import MICRO_ARCSECOND, Observation
 from sciinv_vlbi.options import VLBIOptions
 from sciinv_vlbi.problem import problem
 from sciinv_vlbi.rings import ring_parameters
-from sciinv_vlbi.simulate import phantom
+from sciinv_vlbi.simulate import measure, phantom
 from sciinv_vlbi.write import write
 from vlbi_files import FOV, SIDE, crescent, track
 
@@ -203,3 +203,16 @@ def test_samples_stay_as_drawn_and_the_table_says_how_they_were_moved(tmp_path, 
         moved = np.stack([units["RINGS"].data["moved_y"], units["RINGS"].data["moved_x"]], 1)
     # rows run South and columns West: what lay two rows too far South was moved North
     np.testing.assert_allclose(moved - moved[0], PIXEL * (by - by[0]).numpy())
+
+
+def test_closure_phases_near_180_degrees_are_compared_the_short_way():
+    place = ((SIDE - 1) / 2 - np.arange(SIDE)) * PIXEL
+    image = sum(np.exp(-(((place - x) ** 2 + place[:, None] ** 2) / 60)) for x in (16, -16))  # phases of 0 and 180
+    image = 0.6 * image / image.sum()
+    obs = measure(track(tint=2000.0), image, PIXEL * MICRO_ARCSECOND, gain=0.1, phases=True, seed=2)
+    options = dc.replace(OPTIONS, snr_min=5.0)
+    fit = science.fit(obs, torch.from_numpy(image[None, None]).float(), options)
+    rows = science.by_station(fit, options)
+    assert np.average([r["chi2_phase"] for r in rows], weights=[r["n_phase"] for r in rows]) == pytest.approx(
+        1, abs=0.5
+    )
