@@ -144,7 +144,7 @@ def test_pnpdm_with_counts_against_quadrature(start: str) -> None:
     # what the sweeps target at a finite rho, and it is not the posterior: both are looked at
     blur = Quadrature(lambda z: blurred(problem.log_likelihood, z, rho) + law.log_prob(z.flatten(1)), 3, 120)
     truth, posterior = blur.draw(20_000, 3), exact(problem, lambda z: law.log_prob(z.flatten(1)), 20_000)
-    method = METHODS["pnpdm"](start=start, rho_min=rho, stationary=24, inner=8, anneal=12, kernel="hmc", log_step=0.2)
+    method = METHODS["pnpdm"](start=start, rho_min=rho, stationary=36, inner=6, anneal=12, kernel="hmc", log_step=0.2)
     out = sample(method, problem, prior, n, 0, rng_factory=OneStream)
     assert out.failed is not None and not out.failed.any()
     spread = truth.std(0)

@@ -74,7 +74,7 @@ def problem(data: Scan, item: int, options: CTOptions | None = None) -> Problem:
         return Problem(_tensor(ready.photons), LineIntegrals(projector, scale), noise, meta)
     weight = torch.from_numpy((1 / ready.sigma).astype(np.float32))
     y = _tensor(ready.lines / ready.sigma)
-    return Problem(y, LineIntegrals(projector, scale, weight), Gaussian(1.0), meta, cg_tol=1e-4, cg_max_iter=200)
+    return Problem(y, LineIntegrals(projector, scale, weight), Gaussian(1.0), meta, cg_tol=1e-3, cg_max_iter=300)
 
 
 def prepare(data: Scan, item: int, options: CTOptions) -> Readings:

@@ -17,8 +17,9 @@ true sigma, then the sweeps give back the spread that it lacks. Exact either way
 
 Nonlinear operators and noise that is not Gaussian (counts): z moves by ``inner`` Metropolis-corrected steps from its
 last value (`mcmc`; in the row space of the data where the operator splits, `row_mcmc`), which leaves pi_rho invariant
-too. ``mmps`` then starts by moment matching about the denoised image (`guide`), with counts by the nearest Gaussian
-noise (`Problem.linearised`); a nonlinear operator that does not split starts by ``noise`` alone. Step sizes are tuned
+too. ``mmps`` then starts by moment matching about the denoised image (`guide`); with counts either start goes by the
+nearest Gaussian noise (`Problem.linearised`); a nonlinear operator that does not split starts by ``noise`` alone. Step
+sizes are tuned
 in the sweeps of the start, else in the first half of the stationary ones, and then frozen. ``correct`` weights the last
 states from the law at ``rho_min`` to the posterior (`inflated.rho_correction`).
 """
@@ -149,10 +150,14 @@ class PnPDM(Sampler):
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
         if self.start == "mmps" and t > self._start_ends():
             return self._start(problem, prior, state, t, s, rng)
-        z, aux, info = consistency(
-            problem, state.x, t, state.aux, rng,
-            kernel=self.kernel, steps=self.inner, tuning=self._tuning(),
-        )  # fmt: skip
+        near = _linearised(problem)
+        if near is not None and t > 1.001 * self.rho_min:
+            (z, info), aux = near.draw(state.x, t, rng), state.aux
+        else:
+            z, aux, info = consistency(
+                problem, state.x, t, state.aux, rng,
+                kernel=self.kernel, steps=self.inner, tuning=self._tuning(near is not None),
+            )  # fmt: skip
         x = prior_step(prior, z, t, rng, self.log_step, self.order)
         if self.returns == "z":
             aux = {**aux, "last": z}
@@ -163,8 +168,10 @@ class PnPDM(Sampler):
         """The level to which moment matching goes."""
         return self.rho_max if self.settle else self.rho_min
 
-    def _tuning(self) -> int:
-        """Sweeps in which step sizes adapt."""
+    def _tuning(self, late: bool) -> int:
+        """Sweeps in which step sizes adapt; ``late`` when the sweeps of the start take none."""
+        if late:
+            return max(1, self.stationary // 2)
         return self.anneal if self.start == "noise" else self.settle or max(1, self.stationary // 2)
 
     def _start(
@@ -208,6 +215,13 @@ class PnPDM(Sampler):
             "rhat_median": float(rhat.median()), "rhat_max": float(rhat.max()),
             "ess_median": float(size.median()), "ess_min": float(size.min()),
         }  # fmt: skip
+
+
+def _linearised(problem: Problem | QuadraticProblem) -> Problem | None:
+    """What stands in for counts behind a linear operator until the last level; ``None`` where the noise is white."""
+    if isinstance(problem, QuadraticProblem) or problem.noise.white or not problem.operator.linear:
+        return None
+    return problem.linearised
 
 
 def chi2_limit(n: int, p: float) -> float:
