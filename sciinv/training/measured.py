@@ -4,8 +4,9 @@ it estimates. Nothing here knows a modality: an item is whatever `Problem` its d
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from sciinv.config import build, keywords
 from sciinv.errors import InputError, MismatchError, UsageError
+from sciinv.io.atomic import write_text
 from sciinv.plugins import Domain, find_reader
 from sciinv.prior import FULL, PARTIAL, Prior
 from sciinv.priors.card import ModelCard, UNetSpec
@@ -168,6 +170,7 @@ def train_from_measurements(
     MismatchError
         The data cannot determine the prior, or do not fit the method.
     """
+    _same_run(out, files, settings)
     kept, held = files.split()
     data, others = Measurements(kept), Measurements(held)
     verdict = identify(data, settings.further)
@@ -203,6 +206,25 @@ def train_from_measurements(
         save_prior(prior, spec, card, path)
         write_page(out, card, PARTIAL if partial else FULL)
     return path
+
+
+def _same_run(out: Path, files: Files, settings: Settings) -> None:
+    """Refuse to go on with a run of another method or of other files."""
+    said = asdict(settings) | {"sampler": repr(settings.sampler), "domain": files.domain.name, "files": files.names}
+    for free in ("laps", "allow_undetermined"):
+        said.pop(free)
+    path = out / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        changed = [k for k in said if before.get(k) != said[k]]
+        if changed:
+            raise MismatchError(
+                "the folder holds a run with other settings", where=str(path),
+                found=", ".join(f"{k}={before.get(k)}" for k in changed)[:300],
+                hint="the same settings, or a new output folder",
+            )  # fmt: skip
+        return
+    write_text(path, json.dumps(said, indent=1))
 
 
 def above_noise(settings: Settings) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,42 +70,42 @@ class Corrupted:
 
     def loss(self, network: nn.Module, step: int, rows: range) -> Tensor:
         """Mean weighted loss of these rows of the global batch."""
-        return self._rows(network, self.data, step, rows, self.config.batch).mean()
+        batch, generators = self._draw(self.data, step, rows)
+        loss = self._rows(network, batch, generators)
+        if self.coefficient and step >= self.late * self.config.steps:
+            some = [k for k, row in enumerate(rows) if row % SPARSE == 0]
+            if some:
+                extra = self._consistency(network, batch, some, [generators[k] for k in some])
+                where = torch.tensor(some, device=loss.device)
+                loss = loss.index_add(0, where, SPARSE * self.coefficient * extra)
+        return loss.mean()
 
     def held_out(self, network: nn.Module) -> dict[str, float]:
-        """The same loss on the held-out items, with noise that is always the same."""
+        """The same loss on the held-out items, with noise that is always the same, without consistency."""
         if self.others is None:
             return {}
         with torch.no_grad():
-            parts = [
-                self._rows(network, self.others, _HELD_STEP, range(k, k + 16), _HELD_ROWS)
-                for k in range(0, _HELD_ROWS, 16)
-            ]
-        return {"loss": float(torch.cat(parts).mean())}
+            starts = range(0, _HELD_ROWS, 16)
+            draws = [self._draw(self.others, _HELD_STEP, range(k, k + 16)) for k in starts]
+            return {"loss": float(torch.cat([self._rows(network, *draw) for draw in draws]).mean())}
 
-    def _rows(self, network: nn.Module, data: Measurements, step: int, rows: range, whole: int) -> Tensor:
-        config = self.config
-        choice = torch.rand((), generator=keyed(config.seed, step, _GROUP))
-        generators = [keyed(config.seed, step, row) for row in rows]
-        items = data.pick(choice, torch.stack([torch.rand((), generator=g) for g in generators]))
-        batch = data.batch(items)
-        floors = [0.0] * len(items) if self.method == "ambient" else [ABOVE * s for s in batch.sigma.tolist()]
+    def _draw(self, data: Measurements, step: int, rows: range) -> tuple[Batch, list[torch.Generator]]:
+        """Items of these rows, and the generators that go on to draw their noise."""
+        choice = torch.rand((), generator=keyed(self.config.seed, step, _GROUP))
+        generators = [keyed(self.config.seed, step, row) for row in rows]
+        return data.batch(data.pick(choice, torch.stack([torch.rand((), generator=g) for g in generators]))), generators
+
+    def _rows(self, network: nn.Module, batch: Batch, generators: list[torch.Generator]) -> Tensor:
+        config, s = self.config, self.config.sigma_data
+        floors = [0.0 if self.method == "ambient" else ABOVE * v for v in batch.sigma.tolist()]
         if self.method == "gsure":
             floors = [min(f, config.sigma_max / 2) for f in floors]
         levels = [level_above(config, g, f) for g, f in zip(generators, floors, strict=True)]
         sigma = torch.stack(levels).to(batch.y.device)
-        draw = Draw(generators, batch.y.device)
-        loss = getattr(self, "_" + self.method.replace("-", "_"))(network, batch, sigma, draw)
-        s = config.sigma_data
+        rule = getattr(self, "_" + self.method.replace("-", "_"))
         least = s / 4 if self.partial or self.method == "gsure" else 0.0
-        loss = loss * (1 / s**2 + sigma.clamp_min(least).square().reciprocal())
-        if not self.coefficient or step < self.late * config.steps:
-            return loss
-        some = [k for k, row in enumerate(rows) if row % SPARSE == 0]
-        if some:
-            extra = self._consistency(network, batch, some, [generators[k] for k in some])
-            loss = loss.index_add(0, torch.tensor(some, device=loss.device), SPARSE * self.coefficient * extra)
-        return loss
+        weight = 1 / s**2 + sigma.clamp_min(least).square().reciprocal()
+        return weight * cast(Tensor, rule(network, batch, sigma, Draw(generators, batch.y.device)))
 
     def _keep(self, batch: Batch, draw: Draw) -> Tensor:
         return self.further.keep(batch.pattern, batch.always, draw.uniform(batch.pattern.shape[1:]))
