@@ -174,6 +174,9 @@ def test_items_of_different_size_train_one_network():
     from sciinv.samplers.explicit.mmps import MMPS
 
     draws = expectation(data, prior.__getitem__, MMPS(steps=3), 0, 0)
+    assert [x.tolist() for x in draws.items] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    twice = expectation(data, prior.__getitem__, MMPS(steps=3), 0, 0, draws=2, chunk=3)
+    assert twice.items[1].tolist() == [4, 4, 5, 5, 6, 6, 7, 7] and torch.allclose(twice.images[1][::2], draws.images[1])
     shapes = {tuple(draws.image(keyed(i)).shape) for i in range(20)}
     assert [tuple(x.shape[1:]) for x in draws.images] == [(1, 8, 8), (1, 12, 12)] and shapes == {(1, 8, 8)}
     task = Corrupted("ambient-noisy", data, TrainConfig(batch=3, sigma_data=0.5))

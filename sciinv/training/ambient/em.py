@@ -33,9 +33,11 @@ class Draws:
     Attributes
     ----------
     images : one tensor ``(n, channel, *space)`` a group of equal shape.
+    items : of which item each image is a draw, ``(n,)`` a group; may be left out.
     """
 
     images: Sequence[Tensor]
+    items: Sequence[Tensor] = ()
 
     def image(self, generator: torch.Generator) -> Tensor:
         """One draw; where the images differ in size, a random crop of the size that all have."""
@@ -75,26 +77,26 @@ def expectation(
     ``chunk`` items are drawn together. Draws that failed are left out.
     """
     wanted = set(range(len(data)) if items is None else items)
-    images, done = [], 0
+    images, numbers, done = [], [], 0
     for number, group in enumerate(data.groups):
         members = [i for i in group if i in wanted]
-        parts = []
+        parts, rows = [], []
         for k in range(0, len(members), chunk):
             some = members[k : k + chunk]
             problem = stack([data.problems[i] for i in some], draws)
             keys = [(lap, i, j) for i in some for j in range(draws)]
-            parts.append(_states(data, sample(sampler, problem, priors(number), keys, seed), some[0]))
+            drawn = sample(sampler, problem, priors(number), keys, seed)
+            codec = data.codec(data.problems[some[0]].domain)
+            parts.append(codec.adjoint(drawn.good).to(torch.float32))
+            good = torch.ones(len(keys), dtype=torch.bool) if drawn.failed is None else ~drawn.failed.cpu()
+            rows.append(torch.tensor([key[1] for key in keys])[good])
             done += len(some)
             if progress is not None:
                 progress(done, len(wanted))
         if parts:
             images.append(torch.cat(parts))
-    return Draws(images)
-
-
-def _states(data: Measurements, drawn, item: int) -> Tensor:  # type: ignore[no-untyped-def]
-    codec = data.codec(data.problems[item].domain)
-    return codec.adjoint(drawn.good).to(torch.float32)
+            numbers.append(torch.cat(rows))
+    return Draws(images, numbers)
 
 
 def held_out_density(
@@ -116,7 +118,8 @@ def held_out_density(
             continue
         batch = data.batch(members)
         generator = torch.Generator().manual_seed(seed)
-        keep = further.keep(batch.pattern, batch.always, torch.rand(batch.pattern.shape, generator=generator))
+        uniform = torch.rand(batch.pattern.shape, generator=generator).to(batch.y.device)
+        keep = further.keep(batch.pattern, batch.always, uniform)
         kept = keep & batch.measured
         hidden = batch.measured & ~kept
         problems = [hide(data.problems[i], kept[k]) for k, i in enumerate(members)]
@@ -159,11 +162,10 @@ def same(prior: Prior, data: Measurements) -> Priors:
 
 
 def misfit(data: Measurements, draws: Draws) -> float:
-    """Mean square of ``(y - A x) / sigma`` per measured real number of the first group's first draws."""
-    group = max(data.groups, key=len)
-    n = min(len(group), len(draws.images[0]), 32)
-    batch = data.batch(group[:n])
-    r = (batch.y - batch.operator(draws.images[0][:n])) * batch.measured
+    """Mean square of ``(y - A x) / sigma`` per measured real number, over some draws; near one for a good E-step."""
+    rows = range(min(len(draws.images[0]), 32))
+    batch = data.batch(draws.items[0][: len(rows)].tolist())
+    r = (batch.y - batch.operator(draws.images[0][: len(rows)].to(batch.y.device))) * batch.measured
     reals = 2 if r.is_complex() else 1
     chi2 = inner(r, r, r.ndim - 1) / batch.sigma.square()
     return float((chi2 / (batch.measured.flatten(1).sum(1) * reals)).mean())

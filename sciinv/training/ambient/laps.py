@@ -106,8 +106,11 @@ def _draws(folder: Path, rank: int, make: Callable[[], Draws]) -> Draws:
     if not path.exists():
         draws = make()
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, save({f"{i:04d}": x.cpu().contiguous() for i, x in enumerate(draws.images)}))
-    return Draws([x for _, x in sorted(load_file(path).items())])
+        tensors = {f"images.{i:04d}": x for i, x in enumerate(draws.images)}
+        tensors |= {f"items.{i:04d}": x for i, x in enumerate(draws.items)}
+        write_bytes(path, save({name: x.cpu().contiguous() for name, x in tensors.items()}))
+    found = sorted(load_file(path).items())
+    return Draws(*([x for name, x in found if name.startswith(kind)] for kind in ("images.", "items.")))
 
 
 def _chunk(data: Measurements) -> int:
