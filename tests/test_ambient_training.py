@@ -22,17 +22,21 @@ from sciinv.operator import Identity, Space
 from sciinv.prior import PARTIAL
 from sciinv.priors.card import ModelCard, UNetSpec
 from sciinv.priors.checkpoint import load_prior, read_note, save_prior
-from sciinv.priors.network import NetworkPrior
+from sciinv.priors.network import NetworkPrior, precondition
 from sciinv.priors.partial import PartialPrior, precondition_partial, restore
 from sciinv.priors.unet import UNet
 from sciinv.problem import Problem
 from sciinv.samplers import METHODS, sample
 from sciinv.samplers.explicit.ambient_dps import AmbientDPS
 from sciinv.samplers.explicit.mmps import MMPS
+from sciinv.testing import FakeCuda
+from sciinv.training.ambient.consistency import consistency, descend
 from sciinv.training.ambient.em import expectation, held_out_density, same
 from sciinv.training.ambient.further import Further, side
 from sciinv.training.ambient.gaussian import fit as fit_gaussian
-from sciinv.training.ambient.items import Measurements
+from sciinv.training.ambient.gsure import gsure, signs
+from sciinv.training.ambient.items import Batch, Measurements
+from sciinv.training.ambient.losses import ambient, ambient_noisy, tweedie
 from sciinv.training.ambient.objective import Corrupted, level_above
 from sciinv.training.dsm import TrainConfig, keyed
 from sciinv.training.loop import fit
@@ -292,3 +296,38 @@ def test_a_denoiser_that_was_told_another_operator_keeps_it():
 def test_same_binds_a_prior_to_every_size():
     prior = NetworkPrior(network(1), (4, 4), 0.5, 0.01, 5.0, 1, False)
     assert same(prior, Measurements(problems()))(0).space.shape == (1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("method", [*METHOD_NAMES, "consistency"])
+def test_losses_on_a_pretend_gpu(method):
+    """No stray host tensor, and no wait for the device."""
+    data = Measurements(problems(0.0 if method in ("tweedie", "consistency") else 0.4))
+    host = data.batch([0, 1, 2])
+    net = network(2 if method.startswith("ambient") else 1)
+    with FakeCuda() as gpu, gpu.guard(method):
+        batch = Batch(
+            gpu.put(host.y), gpu.put(host.operator), gpu.put(host.measured), gpu.put(host.sigma),
+            gpu.put(host.pattern), gpu.put(host.always),
+        )  # fmt: skip
+        there, sigma = gpu.put(net), torch.full((3,), 0.5, device=gpu.device)
+        noise = torch.empty(3, 1, SIZE, SIZE, device=gpu.device)
+
+        def whole(z, level):
+            return precondition(there, z, level, 0.5)
+
+        if method.startswith("ambient"):
+            keep = Further(0.2).keep(batch.pattern, batch.always, noise)
+            told = side(batch, keep)
+            rule = ambient if method == "ambient" else ambient_noisy
+            loss = rule(lambda z, level: precondition_partial(there, z, told, level, 0.5), batch, keep, sigma, noise)
+        elif method == "tweedie":
+            loss = tweedie(whole, batch.operator.adjoint(batch.y), batch.sigma, sigma, noise)
+        elif method == "gsure":
+            loss = gsure(whole, batch, sigma, noise, signs(noise))
+        else:
+            x = descend(whole, noise, [sigma, sigma / 2], [noise])
+            loss = consistency(whole, x, sigma / 2, sigma / 3, noise, noise)
+        loss.mean().backward()
+        gpu.check(loss, method)
+        gpu.check(there.leave.weight.grad, f"{method}, gradient")
+        assert gpu.host_reads == 0
