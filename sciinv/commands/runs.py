@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sciinv.run import Outcome
 
 DEMO = {"samples": 12, "chunk": 12}
+FIRST = "mri"  # what `sciinv demo` shows unless told otherwise
 
 Samples = Annotated[int | None, typer.Option(help="Posterior samples an item. (default: 16)")]
 Seed = Annotated[int | None, typer.Option(help="Root seed. (default: 1905)")]
@@ -108,7 +109,7 @@ def reconstruct(
 
 
 def demo(
-    field: Annotated[str | None, typer.Argument(help="Domain to show. (default: the first installed)")] = None,
+    field: Annotated[str | None, typer.Argument(help="Domain to show. (default: mri)")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Output folder.")] = Path("sciinv-demo"),
     domain: Annotated[str | None, typer.Option(help="The same as an option.")] = None,
     samples: Annotated[int | None, typer.Option(help="Posterior samples an item.")] = None,
@@ -131,7 +132,7 @@ def demo(
     known = domains()
     if field and domain and field != domain:
         raise UsageError("two domains were named", expected="one", found=f"{field}, {domain}")
-    name = field or domain or next(iter(known), "")
+    name = field or domain or (FIRST if FIRST in known else next(iter(known), ""))
     if name not in known:
         raise UsageError("unknown domain", expected=", ".join(known) or "an installed domain", found=name)
     log = make_log(progress, quiet, verbose)
