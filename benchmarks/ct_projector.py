@@ -52,7 +52,7 @@ def deepinv_of(g: Geometry):
     import deepinv
 
     return deepinv.physics.Tomography(
-        angles=torch.rad2deg(torch.from_numpy(g.angles)).float(),
+        angles=torch.rad2deg(torch.tensor(g.angles)).float(),
         img_width=g.grid.columns,
         circle=False,
         normalize=False,
