@@ -145,7 +145,8 @@ def main() -> None:
             "chi2_cphase": float(chi2["cphase"].mean()), "chi2_logcamp": float(chi2["logcamp"].mean()),
             "truth_cphase": float(own["cphase"]), "truth_logcamp": float(own["logcamp"]),
             "diameter": float(np.median(ring["diameter"])), "truth_diameter": float(real["diameter"][0]),
-            "diameter_inside": bool(low <= real["diameter"][0] <= high), "effective": float(out.provenance.get("ess", len(out.x))), "cpu": seconds,
+            "diameter_inside": bool(low <= real["diameter"][0] <= high),
+            "effective": float(out.provenance.get("ess", len(out.x))), "cpu": seconds,
         }  # fmt: skip
         if given.peer:
             other = peer(obs, given.out or Path("."))
