@@ -15,6 +15,7 @@ from sciinv_ct.joseph import rays
 from sciinv_ct.projector import Projector
 
 from sciinv.errors import Unsupported, UsageError
+from sciinv.operator import Identity, Space
 from sciinv.rng import Rng
 
 GRID = Grid((64, 64), 0.5)
@@ -139,10 +140,20 @@ def test_tv_reaches_the_optimum() -> None:
         rough = Rng(k, range(20)).normal(p.domain.shape)
         for step in (size * rough, size * fbp(p.geometry, p(rough))):
             assert all(objective((found.x[0] + s).clamp_min(0)) >= best * (1 - 1e-6) for s in step)
+    assert all(objective(tv(p, y[0], lam * f, 400).x) > best for f in (0.8, 1.25))
     # the balance of the steps and the rest of the batch change the way, not the end
     other = tv(p, y[0], lam, 800, balance=0.02)
     assert (other.x - found.x[0]).abs().max() < 0.02 * MU
     assert (found.x[0] - x).norm() < 0.7 * min((cgls(p, y[0], k) - x).norm() for k in range(3, 9))
+
+
+def test_tv_of_a_step_in_closed_form() -> None:
+    """Two halves a and b, 4 x 8 pixels each with an edge of 8: each moves towards the other by lam 8 / 32."""
+    y = torch.full((8, 8), 1.0)
+    y[:, 4:] = 3.0
+    found = tv(Identity(Space((8, 8))), y, 0.4, 500, balance=1.0)
+    assert torch.allclose(found.x, y + torch.where(y < 2, 0.1, -0.1), atol=1e-3)
+    assert found.residual < 1e-4
 
 
 def test_tv_of_no_weight_is_least_squares() -> None:
