@@ -135,6 +135,8 @@ def measure(
     }
     if calibrated is not None:
         out["coverage_calibrated"] = coverage(*calibrated, truth, support)
+    if truth.ndim == 3 and len(truth) == 1:  # a real image with its channel
+        truth, mean, samples = truth[0], mean[0], samples[:, 0]
     if truth.ndim == 2:
         one = Samples(samples[:1]).summary()["magnitude_mean"]
         out["psnr_mean"], out["psnr_sample"] = psnr(mean, truth), psnr(one, truth)

@@ -18,7 +18,7 @@ ABOUT = {
     "piecewise": {
         "summary": "Objects of one or a few materials: discs with holes, heaps of shapes; drawn, not measured.",
         "data": "Synthetic only (sciinv_ct.phantom.piecewise): discs with circular, polygonal, slotted or Voronoi-cell "
-        "holes, whole or seen closer, 20 % heaps of overlapping shapes, shading of some per cent, blur up to 0.8 pixel. "
+        "holes, whole or seen closer, 20 % heaps of overlapping shapes, shading of some per cent, blur to 0.8 pixel. "
         "The family was designed after a look at two segmentations of the Helsinki Tomography Challenge 2022 (discs tb "
         "and td); discs 01a and 03a were not looked at. No measured data were used.",
         "resolution": "128 x 128 pixels, objects of 0.7 to 3.5 times the image; runs at any size from 64 on",

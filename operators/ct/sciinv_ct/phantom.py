@@ -62,7 +62,7 @@ def piecewise(rng: Random, n: int = 128) -> Array:
 def _disc(rng: Random, p: Plane, pixel: float) -> Array:
     """A disc with holes of one of five kinds, sometimes with inserts of other materials in them."""
     radius = float(rng.uniform(0.7, 0.97))
-    centre = rng.uniform(-1, 1, 2) * min(0.08, 0.98 - radius)
+    centre = (rng.uniform(-1, 1, 2) * min(0.08, 0.98 - radius)).tolist()
     p = turned(p, centre, float(rng.uniform(0, 2 * np.pi)))
     level = float(rng.uniform(0.85, 1.15))
     outer = circle(p, radius)
@@ -86,7 +86,7 @@ def _disc(rng: Random, p: Plane, pixel: float) -> Array:
 def _scattered(rng: Random, p: Plane, room: float, kind: str) -> list[Array]:
     """Shapes that keep a distance from each other and from the rim."""
     count = int(rng.integers(1, 7) if kind == "circles" else rng.integers(2, 16))
-    equal, taken, shapes = float(rng.uniform(0.06, 0.3)), [], []
+    equal, taken, shapes = float(rng.uniform(0.06, 0.3)), list[tuple[float, float, float]](), list[Array]()
     gap = float(rng.uniform(0.01, 0.08))
     for _ in range(6 * count):
         r = equal if kind == "circles" and rng.uniform() < 0.9 else float(rng.uniform(0.05, 0.36))
@@ -169,7 +169,7 @@ def _heap(rng: Random, p: Plane, pixel: float) -> Array:
     for k in range(int(rng.integers(2, 12))):
         r = float(rng.uniform(0.3, 0.9) if k == 0 else rng.uniform(0.08, 0.5))
         room = 0.95 - r if k == 0 else 0.8 - r / 2
-        q = turned(p, rng.uniform(-1, 1, 2) * room, float(rng.uniform(0, 2 * np.pi)))
+        q = turned(p, (rng.uniform(-1, 1, 2) * room).tolist(), float(rng.uniform(0, 2 * np.pi)))
         level = 0.0 if k and rng.uniform() < 0.3 else float(rng.uniform(0.2, 1.8))
         image = over(image, level, _shape(rng, q, r, kinds[rng.integers(4)]), pixel)
     return image
@@ -185,7 +185,7 @@ def body(rng: Random, n: int = 128) -> Array:
         zoom = float(rng.uniform(1.2, 2.5))
         shift = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
         p, pixel = (p[0] / np.float32(zoom) + shift[0], p[1] / np.float32(zoom) + shift[1]), pixel / zoom
-    p = turned(p, rng.uniform(-0.06, 0.06, 2), float(rng.normal(0, 0.1)))
+    p = turned(p, rng.uniform(-0.06, 0.06, 2).tolist(), float(rng.normal(0, 0.1)))
     image = _head(rng, p, pixel) if rng.uniform() < 0.3 else _trunk(rng, p, pixel)
     inside = image > 0.5
     image = image + inside * np.float32(rng.uniform(0, 0.012)) * smooth_field(rng, p, 8, float(rng.uniform(4, 25)))
