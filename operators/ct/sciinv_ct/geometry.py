@@ -1,7 +1,8 @@
 """Where source, detector and image are: lengths in mm, angles in radians, images in 1/mm.
 
-The object stands still and the gantry turns counter-clockwise by ``theta`` about the z axis; a
-clockwise scan has falling angles. With ``e = (cos, sin)``, the direction of detector columns, and ``n = (sin, -cos)`` in the plane of rotation:
+The object stands still and the gantry turns counter-clockwise by ``theta`` about the z axis; a clockwise scan has
+falling angles. With ``e = (cos, sin)``, the direction of detector columns, and ``n = (sin, -cos)`` in the plane of
+rotation:
 
 * parallel: the ray of detector coordinate u is ``{u e + t n}``.
 * fan and cone: the source is at ``D n``, the detector's centre at ``-(L - D) n`` with L the distance from source to
