@@ -109,6 +109,12 @@ class Problem:
         return self.linear.adjoint(self.y)
 
     @functools.cached_property
+    def at_ones(self) -> Tensor:
+        """``A^H 1``, one in every real component of the data; for row sums ``A J A^H 1``."""
+        ones = torch.full_like(self.y, 1 + 1j) if self.y.is_complex() else torch.ones_like(self.y)
+        return self.linear.adjoint(ones)
+
+    @functools.cached_property
     def svd(self) -> SVD:
         """Full-basis decomposition of the operator, computed once."""
         return self.linear.svd()

@@ -38,13 +38,9 @@ class TMPD(Guided):
         a = problem.linear
         d, pull = prior.denoise_vjp(x, t)
         residual = problem.residual(d)
-        variance = t * t * a(pull(a.adjoint(_ones(residual))))
+        variance = t * t * a(pull(problem.at_ones.expand_as(d)))
         update = pull(a.adjoint(_divide(residual, variance, problem.noise.sigma**2)))
         return d + t * t * update, d, {}
-
-
-def _ones(like: Tensor) -> Tensor:
-    return torch.full_like(like, 1 + 1j) if like.is_complex() else torch.ones_like(like)
 
 
 def _divide(r: Tensor, variance: Tensor, noise: float) -> Tensor:
