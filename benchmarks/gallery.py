@@ -81,10 +81,11 @@ def problems(image: Tensor) -> dict[str, Problem]:
     return out
 
 
-def worked(method: type[Sampler], work: float) -> Sampler:
-    """The method with its default amount of work times ``work``."""
+def worked(method: type[Sampler], work: float, linear: bool) -> Sampler:
+    """The method with its default amount of work times ``work``; `pnpdm` by its only start for a nonlinear problem."""
     fields = {f.name: f.default for f in dc.fields(method)}
-    return method(**{k: max(2, round(fields[k] * work)) for k in WORK if k in fields and isinstance(fields[k], int)})
+    less = {k: max(2, round(fields[k] * work)) for k in WORK if k in fields and isinstance(fields[k], int)}
+    return method(**less, **({"start": "noise"} if "start" in fields and not linear else {}))
 
 
 def run(sampler: Sampler, problem: Problem, prior: Prior, image: Tensor, n: int) -> tuple[Row, Tensor | None]:
@@ -157,7 +158,7 @@ def main() -> None:
         for name in args.methods:
             for work in args.work:
                 n = args.particles if is_population(METHODS[name]) else args.samples
-                row, mean = run(worked(METHODS[name], work), problem, prior, image, n)
+                row, mean = run(worked(METHODS[name], work, problem.operator.linear), problem, prior, image, n)
                 rows.append({"problem": kind, "method": name, "work": work, **row})
                 if mean is not None:
                     means[name, kind] = mean
