@@ -215,6 +215,36 @@ def test_a_stale_lock_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> Non
         pass
 
 
+def test_a_stale_lock_is_looked_at_and_replaced_by_one_process_at_a_time(tmp_path: Path) -> None:
+    """While another process of this host is at it, a taker waits: the race below shows only now and then."""
+    import fcntl
+    import multiprocessing
+    import socket
+
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    (tmp_path / ".lock").write_text(json.dumps({"pid": pid, "host": socket.gethostname(), "born": "1"}))
+    context = multiprocessing.get_context("fork")
+    inside = context.Event()
+
+    def take() -> None:
+        with RunFolder(tmp_path, {"a": 1}):
+            inside.set()
+
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    worker = context.Process(target=take)
+    worker.start()
+    assert not inside.wait(0.5)
+    assert json.loads((tmp_path / ".lock").read_text())["pid"] == pid
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    assert inside.wait(20)
+    worker.join()
+    os.close(handle)
+
+
 def test_two_takers_of_a_stale_lock_do_not_both_win(tmp_path: Path) -> None:
     import multiprocessing
     import socket
