@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from sciinv.diagnostics.alarms import MARGIN
@@ -110,7 +110,7 @@ def load_calibration(path: Path) -> Calibration:
 
 def _predictive(n: float, level: float) -> float:
     """Half width, in standard deviations of n normal draws, that covers the next one at this level."""
-    return float(stats.t.ppf((1 + level) / 2, n - 1)) * math.sqrt(1 + 1 / n)
+    return float(special.stdtrit(n - 1, (1 + level) / 2)) * math.sqrt(1 + 1 / n)
 
 
 def measure(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import InputError
-from sciinv.operator import inner
+from sciinv.operator import difference, inner
 from sciinv.rng import Rng
 
 
@@ -83,8 +83,7 @@ class Gaussian(Noise):
         return inner(r, r, ndim)
 
     def misfit_change(self, y: Tensor, new: Tensor, old: Tensor, ndim: int) -> Tensor:
-        a, b = y - new, y - old
-        return inner(a - b, a + b, ndim)
+        return difference(y - new, y - old, ndim)
 
     def chi2(self, y: Tensor, mean: Tensor, ndim: int) -> Tensor:
         """``|y - mean|^2 / sigma^2`` over the last ``ndim`` axes; its expectation is the number of real data."""

@@ -59,6 +59,13 @@ def power(z: Tensor) -> Tensor:
     return z.real.square() + z.imag.square() if z.is_complex() else z.square()
 
 
+def difference(a: Tensor, b: Tensor, ndim: int | None = None) -> Tensor:
+    """``|a|^2 - |b|^2`` over the last ``ndim`` axes (all but the first by default), as a product: two large energies
+    would cancel in single precision.
+    """
+    return inner(a - b, a + b, a.ndim - 1 if ndim is None else ndim)
+
+
 def column(v: Tensor, like: Tensor) -> Tensor:
     """One number a sample, ``(n,)``, shaped to broadcast against ``like``, ``(n, ...)``."""
     return v.view(-1, *(1,) * (like.ndim - 1))

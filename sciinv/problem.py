@@ -210,6 +210,11 @@ class QuadraticProblem:
             root=None if self.root is None else self.root @ inner_op,
         )
 
+    @property
+    def linearised(self) -> QuadraticProblem:
+        """The problem itself, whose noise is white; see `Problem.linearised`."""
+        return self
+
     def normal(self, x: Tensor) -> Tensor:
         """``A^H A x``."""
         return self.normal_operator(x)

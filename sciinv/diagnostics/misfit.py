@@ -62,13 +62,10 @@ def prior_draws(prior: Prior, n: int = DRAWS, seed: int = 0, batch: int = 16) ->
 
     They are nothing but the network's: errors of its training are in them as they are in the samples.
     """
-    counted, made = Counted(prior), []
     like = next((t for t in (*prior.parameters(), *prior.buffers())), torch.empty(0))
-    for first in range(0, n, batch):
-        rng = Rng(seed, [(first + k, -3) for k in range(min(batch, n - first))], like.device)
-        noise = rng.normal(prior.space.shape, prior.space.dtype)
-        made.append(prior_step(counted, prior.sigma_max * noise, prior.sigma_max, rng, LOG_STEP))
-    return torch.cat(made)
+    rng = Rng(seed, [(k, -3) for k in range(n)], like.device)
+    noise = rng.normal(prior.space.shape, prior.space.dtype)
+    return prior_step(Counted(prior, batch), prior.sigma_max * noise, prior.sigma_max, rng, LOG_STEP)
 
 
 def default_levels(prior: Prior, draws: Tensor) -> list[float]:

@@ -94,7 +94,7 @@ class PartialPrior(NetworkPrior):
         probe = probe.to(next(self.network.parameters()).device).expand(rows, *self.space.shape)
         with torch.no_grad():
             measured = operator(probe).abs() > 0
-        norm = operator_norm(operator, probe)
+        norm = operator_norm(operator.normal, probe)
         norm = torch.where((norm - 1).abs() < 0.02, 1.0, norm)
         bound.told = Told(operator, measured if kept is None else measured & kept, norm)
         return bound

@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from sciinv import provenance as prov
-from sciinv.config import RunConfig, build, parse_setting
+from sciinv.config import RunConfig, parse_setting
 from sciinv.errors import MismatchError, NumericalError, PartialError, SciinvError, UsageError
 from sciinv.io.atomic import write_json, write_text
 from sciinv.io.runfolder import read_plan
+from sciinv.plugins import find_reader
 from sciinv.progress import Log
 from sciinv.report import Report
 from sciinv.run import outputs
 from sciinv.run.flow import Outcome, reconstruct
-from sciinv.run.plan import method
+from sciinv.run.plan import fitted, method
 from sciinv.samplers import METHODS
 
 NUMBERS = ("chi2_per_dof", "psnr", "coverage", "mean_std", "network_calls", "cpu_seconds")
@@ -104,8 +105,8 @@ def compare(
     ------
     SciinvError : what no other method would survive: the file, the disk, the settings, a folder that holds another run.
     """
-    for name, config in configs.items():
-        build(method(name), config.sampler, f"settings of {name}")
+    for config in configs.values():  # wrong settings of the last method are told before the first one runs
+        fitted(config, find_reader(file, config.domain, config.format)[0])
     rows, reports = [], {}
     level, units = next(iter(configs.values())).level, "a.u."
     for name, config in configs.items():

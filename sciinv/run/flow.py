@@ -24,7 +24,7 @@ from sciinv.progress import Log
 from sciinv.report import Report
 from sciinv.results import ItemResult, RunContext
 from sciinv.run import outputs
-from sciinv.run.plan import Task, document, method, prior_hash, resolve_device, tasks
+from sciinv.run.plan import Task, document, fitted, method, prior_hash, resolve_device, tasks
 from sciinv.run.reduce import Hash, reduce_item
 from sciinv.run.signals import Interrupted, Stop
 from sciinv.run.tasks import Work, describe, execute
@@ -146,7 +146,7 @@ def resume(
 def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _Run:
     from sciinv.priors.checkpoint import load_prior
 
-    sampler = build(method(config.method), config.sampler, f"settings of {config.method}")
+    method(config.method)  # an unknown name is refused before anything is read
     device = resolve_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -157,8 +157,7 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
         f"seed {config.seed}"
     )
     domain, reader = find_reader(file, config.domain, config.format)
-    fitting = domain.method_settings.get(config.method, {})
-    sampler = build(type(sampler), {**fitting, **config.sampler}, f"settings of {config.method}")
+    sampler = fitted(config, domain)
     stray = set(config.options) - {domain.name}
     if stray:
         raise UsageError("options of another domain were given", expected=domain.name, found=", ".join(sorted(stray)))

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from sciinv import __version__
-from sciinv.config import RunConfig, as_dict
+from sciinv.config import RunConfig, as_dict, build
 from sciinv.errors import ResourceError, UsageError
+from sciinv.plugins import Domain
 from sciinv.prior import Prior
 from sciinv.samplers import METHODS, Sampler
 
@@ -41,6 +42,12 @@ def method(name: str) -> type[Sampler]:
             "unknown method", expected=", ".join(METHODS), found=name, hint="`sciinv methods` describes each"
         )
     return METHODS[name]
+
+
+def fitted(config: RunConfig, domain: Domain) -> Sampler:
+    """The method with the user's settings, over those that fit the domain better than the defaults."""
+    settings = {**domain.method_settings.get(config.method, {}), **config.sampler}
+    return build(method(config.method), settings, f"settings of {config.method}")
 
 
 def population(config: RunConfig, sampler: Sampler) -> int | None:

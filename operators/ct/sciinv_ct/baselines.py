@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sciinv.linalg import cg
+from sciinv.linalg import cg, operator_norm
 from sciinv.operator import LinearOperator, column, inner
 from sciinv.rng import Rng
 from sciinv_ct.fbp import fbp
@@ -37,11 +37,8 @@ def norm(op: LinearOperator, dtype: torch.dtype, device: torch.device, iteration
     The first singular vector of a matrix without negative entries has no sign change: starting from ones, it is found
     in a few steps. Some noise helps where that is not so.
     """
-    ndim = len(op.domain.shape)
-    x = 1 + 0.1 * Rng(0, [0]).normal(op.domain.shape, torch.float64).to(device, dtype)
-    for _ in range(iterations):
-        x = op.normal(x / inner(x, x, ndim).sqrt().reshape(-1, *(1,) * ndim))
-    return inner(x, x, ndim).sqrt().sqrt()[0]
+    start = 1 + 0.1 * Rng(0, [0]).normal(op.domain.shape, torch.float64).to(device, dtype)
+    return operator_norm(op.normal, start, iterations)[0]
 
 
 def cgls(op: LinearOperator, y: Tensor, iterations: int = 20, lam: float = 0.0) -> Tensor:

@@ -53,7 +53,7 @@ def write(out: Path, data: Scan, results: Sequence[ItemResult], context: RunCont
     if hounsfield:
         shared["MuWaterPerMm"] = water
     paths: list[Path] = []
-    volumes = {name: units(_stack([_of(r, name) for r in results]), name == "std") for name in MAPS}
+    volumes = {name: units(_stack([r.summary[name] for r in results]), name == "std") for name in MAPS}
     for number, (name, volume) in enumerate(volumes.items(), 1):
         paths += write_nifti(out / f"recon_{name}.nii.gz", volume, place, shared | {"Description": MAPS[name]})
         paths += write_dicom(
@@ -75,11 +75,6 @@ def write(out: Path, data: Scan, results: Sequence[ItemResult], context: RunCont
         "GeneratedBy": [{"Name": "sciinv"}],
     }  # fmt: skip
     return [*paths, write_json(out / "dataset_description.json", about)]
-
-
-def _of(result: ItemResult, name: str) -> Tensor:
-    value: Tensor = result.summary["mean" if name == "mean" else name]
-    return value
 
 
 def _flat(x: Tensor) -> Volume:

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import MismatchError
-from sciinv.operator import column
+from sciinv.operator import column, difference
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import fitting
-from sciinv.samplers.exact.row_mcmc import difference, row_move
+from sciinv.samplers.exact.row_mcmc import row_move
 
 Kernel = Literal["auto", "exact", "mala", "hmc", "ula", "row_mala", "row_hmc"]
 

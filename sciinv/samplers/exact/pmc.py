@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from sciinv.errors import MismatchError, UsageError
-from sciinv.operator import column, inner
+from sciinv.linalg import operator_norm
+from sciinv.operator import column
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
@@ -101,15 +102,10 @@ class PMC(Sampler):
 
 def largest_curvature(problem: Problem, like: Tensor) -> Tensor:
     """Largest eigenvalue of ``A^H A / sigma^2`` by power iteration from a fixed pattern, ``(n,)``."""
-    ndim, size = like.ndim - 1, like[0].numel()
+    size = like[0].numel()
     # no random start: the step must not depend on the sample
     pattern = torch.cos(torch.arange(size, dtype=like.dtype, device=like.device).square()).view(like.shape[1:])
-    v, found = pattern.expand_as(like), like.new_zeros(len(like))
-    for _ in range(POWER_ITERATIONS):
-        norm = inner(v, v, ndim).sqrt().clamp_min(torch.finfo(like.dtype).tiny)
-        v = problem.normal(v / column(norm, like))
-        found = inner(v, v, ndim).sqrt()
-    return found / problem.noise.sigma**2
+    return (operator_norm(problem.normal, pattern.expand_as(like), POWER_ITERATIONS) / problem.noise.sigma).square()
 
 
 def _data_gradient(problem: Problem, x: Tensor) -> Tensor:

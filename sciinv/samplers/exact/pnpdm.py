@@ -19,9 +19,8 @@ Nonlinear operators and noise that is not Gaussian (counts): z moves by ``inner`
 last value (`mcmc`; in the row space of the data where the operator splits, `row_mcmc`), which leaves pi_rho invariant
 too. ``mmps`` then starts by moment matching about the denoised image (`guide`); with counts either start goes by the
 nearest Gaussian noise (`Problem.linearised`); a nonlinear operator that does not split starts by ``noise`` alone. Step
-sizes are tuned
-in the sweeps of the start, else in the first half of the stationary ones, and then frozen. ``correct`` weights the last
-states from the law at ``rho_min`` to the posterior (`inflated.rho_correction`).
+sizes are tuned in the sweeps of the start, else in the first half of the stationary ones, and then frozen. ``correct``
+weights the last states from the law at ``rho_min`` to the posterior (`inflated.rho_correction`).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from torch import Tensor
 from sciinv.diagnostics.convergence import ess, split_rhat
 from sciinv.errors import MismatchError, UsageError
 from sciinv.prior import Counted
-from sciinv.problem import Info, Problem, QuadraticProblem
+from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State, check_requirements, fitting
 from sciinv.samplers.exact.guide import matched_mean
@@ -144,19 +143,19 @@ class PnPDM(Sampler):
                     hint=f"start=noise; methods for this problem: {fitting(problem)}",
                 )
         if self.start == "mmps" and "linear" in problem.capabilities():
-            check_requirements(MMPS, problem if isinstance(problem, QuadraticProblem) else problem.linearised)
+            check_requirements(MMPS, problem.linearised)
         return super().init(problem, prior, rng, like)
 
     def step(self, problem: Problem, prior: Counted, state: State, t: float, s: float, rng: Rng) -> tuple[State, Info]:
         if self.start == "mmps" and t > self._start_ends():
             return self._start(problem, prior, state, t, s, rng)
-        near = _linearised(problem)
-        if near is not None and t > 1.001 * self.rho_min:
-            (z, info), aux = near.draw(state.x, t, rng), state.aux
+        near = "linear" in problem.capabilities() and not problem.noise.white  # counts: until the last level
+        if near and t > 1.001 * self.rho_min:
+            (z, info), aux = problem.linearised.draw(state.x, t, rng), state.aux
         else:
             z, aux, info = consistency(
                 problem, state.x, t, state.aux, rng,
-                kernel=self.kernel, steps=self.inner, tuning=self._tuning(near is not None),
+                kernel=self.kernel, steps=self.inner, tuning=self._tuning(near),
             )  # fmt: skip
         x = prior_step(prior, z, t, rng, self.log_step, self.order)
         if self.returns == "z":
@@ -179,8 +178,7 @@ class PnPDM(Sampler):
     ) -> tuple[State, Info]:
         """Second-order step of the moment-matching diffusion; the last one ends without noise: sweeps take images."""
         if "linear" in problem.capabilities():
-            near = problem if "gaussian" in problem.capabilities() else problem.linearised
-            d, _, info = MMPS().posterior_mean(near, prior, state.x, t, rng)
+            d, _, info = MMPS().posterior_mean(problem.linearised, prior, state.x, t, rng)
         else:
             d, info = matched_mean(problem, prior, state.x, t)[0], {}
         info = {"block_means": block_means(d), **info}
@@ -215,13 +213,6 @@ class PnPDM(Sampler):
             "rhat_median": float(rhat.median()), "rhat_max": float(rhat.max()),
             "ess_median": float(size.median()), "ess_min": float(size.min()),
         }  # fmt: skip
-
-
-def _linearised(problem: Problem | QuadraticProblem) -> Problem | None:
-    """What stands in for counts behind a linear operator until the last level; ``None`` where the noise is white."""
-    if isinstance(problem, QuadraticProblem) or problem.noise.white or not problem.operator.linear:
-        return None
-    return problem.linearised
 
 
 def chi2_limit(n: int, p: float) -> float:

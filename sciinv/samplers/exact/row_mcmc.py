@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sciinv.operator import column, inner
+from sciinv.operator import column, difference
 from sciinv.problem import Info, Problem
 from sciinv.reduced import Reduced
 from sciinv.rng import Rng
@@ -111,8 +111,3 @@ def _refresh_hidden(
     r_old, r_new = (problem.y - seen.data(at + seen.linear(w)) for w in (old, new))
     probability = torch.exp(-(0.5 * precision * difference(r_new, r_old)).clamp_min(0)).nan_to_num(0.0)
     return torch.where(column(chance < probability, x), new, old), probability
-
-
-def difference(a: Tensor, b: Tensor, ndim: int | None = None) -> Tensor:
-    """``|a|^2 - |b|^2`` per sample, as a product: energies of large images would cancel in single precision."""
-    return inner(a - b, a + b, a.ndim - 1 if ndim is None else ndim)

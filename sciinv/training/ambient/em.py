@@ -111,9 +111,9 @@ def held_out_density(
 ) -> float:
     """Mean log predictive density of a held-back real measurement, from ``draws`` posterior draws without it."""
     further = Further(share)
-    total, count = 0.0, 0
+    total, count, wanted = 0.0, 0, set(items)
     for number, group in enumerate(data.groups):
-        members = [i for i in group if i in set(items)]
+        members = [i for i in group if i in wanted]
         if not members:
             continue
         batch = data.batch(members)

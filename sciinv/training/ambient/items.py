@@ -208,7 +208,7 @@ def _clean(problem: Problem, number: int) -> Problem:
     if isinstance(problem.operator, Diagonal):
         norm = float(problem.operator.diagonal.abs().max())
     else:
-        norm = float(operator_norm(problem.linear, _probe(problem.domain)[None].to(problem.device)))
+        norm = float(operator_norm(problem.normal, _probe(problem.domain)[None].to(problem.device)))
     if abs(norm - 1) < 0.02:
         return Problem(y, problem.operator, problem.noise, problem.meta)
     return Problem(y / norm, Scaled(problem.linear, 1 / norm), Gaussian(problem.noise.sigma / norm), problem.meta)
@@ -243,5 +243,4 @@ def _always(pattern: Tensor) -> Tensor:
 
 def rows_like(v: Tensor, like: Tensor) -> Tensor:
     """A number a row (or one for all), broadcast against ``like`` in its real precision."""
-    v = v.to(like.real.dtype)
-    return v if v.ndim == 0 else column(v, like)
+    return column(v.to(like.real.dtype), like)
