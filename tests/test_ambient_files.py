@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sciinv_mri.problem import problem
+from sciinv_mri.sense import Sense
 from sciinv_mri.simulate import simulate
 
 from sciinv.cli import main
@@ -21,10 +22,13 @@ from sciinv.prior import FULL, PARTIAL
 from sciinv.priors.card import ModelCard
 from sciinv.priors.checkpoint import load_prior, read_note
 from sciinv.priors.partial import restore
+from sciinv.priors.random_field import RandomFieldPrior
 from sciinv.priors.unet import UNet
 from sciinv.problem import Problem
+from sciinv.rng import Rng
 from sciinv.training.ambient.em import expectation
 from sciinv.training.ambient.further import Further
+from sciinv.training.ambient.gaussian import field_draw
 from sciinv.training.ambient.gaussian import fit as fit_gaussian
 from sciinv.training.ambient.identify import identify
 from sciinv.training.ambient.items import Measurements
@@ -210,3 +214,22 @@ def test_the_page_shows_curves_and_escapes_what_files_say(tmp_path):
                           "training"), "<script>alert(1)</script>")  # fmt: skip
     page = write_page(tmp_path, ModelCard(**text, seed=0), FULL).read_text("utf-8")
     assert page.count("<svg") == 2 and "<script" not in page and "&lt;script" in page
+
+
+def test_the_field_that_em_starts_from_is_drawn_from_its_posterior():
+    """A steep spectrum and precise data: what conjugate gradients on the plain equation leave far from done."""
+    g, n, shape = keyed(6), 600, (12, 12)
+    prior = RandomFieldPrior(shape, 2, slope=5.0, corner=0.02, std=0.3, mean=0.1)
+    lines = torch.zeros(1, 12)
+    lines[:, 4:8] = lines[:, 1] = 1.0
+    maps = torch.randn(2, *shape, dtype=torch.complex64, generator=g)
+    sense = Sense(maps / maps.norm(dim=0), lines)
+    y = (sense @ prior.to_physical)(prior.draw(Rng(0, [7])))[0]
+    y = (y + 0.003 * Rng(1, [0]).normal_like(y[None])[0]) * lines
+    item = Measurements([Problem(y, sense, Gaussian(0.003))])
+    drawn = field_draw(prior, item.batch([0] * n), Rng(2, range(n))).flatten(1).double()
+    problem = item.problems[0]
+    law = prior.posterior(problem.linear, problem.y, problem.noise.sigma)
+    z = (drawn.mean(0) - law.mean) * (n / law.cov.diagonal()).sqrt()
+    assert float(z.square().mean()) < 1.5
+    assert float(((drawn.var(0) / law.cov.diagonal()).log()).abs().mean()) < 0.1

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from sciinv.config import build, keywords
@@ -190,7 +191,7 @@ def train_from_measurements(
     spec = UNetSpec(channels=data.channels + partial, widths=widths, blocks=(1, *[2] * (len(widths) - 1)))
     network = UNet(**spec.model_dump())
     network.initialise(keyed(config.seed, 2**42))
-    network.to(device)
+    network.to(device, memory_format=torch.channels_last)  # the layout the network computes in
     data.to(device), others.to(device)
     average, errors = _train(network, data, others, config, settings, out, gaussian, start, progress)
     space = data.state_space()

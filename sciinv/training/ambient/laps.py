@@ -43,7 +43,7 @@ class Laps:
     laps: int
     draws: int
     sampler: Sampler
-    scored: int = 16
+    scored: int = 8
 
 
 def train_em(
