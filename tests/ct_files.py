@@ -52,6 +52,14 @@ def htc(path, *, name="CtDataFull", compress=True, **changes):
     return Path(path)
 
 
+def lines_of(scan):
+    """Line integrals ``-log((y - dark) / (white - dark))`` of a scan of counts, or those it holds."""
+    if scan.counts is None:
+        return scan.values
+    dark, white = scan.counts.dark[:, None], scan.counts.white[:, None]
+    return -np.log(np.maximum(scan.values - dark, 0.5) / (white - dark))
+
+
 def lodopab(path, count=2):
     """Observations in the layout of LoDoPaB, fewer views."""
     u = np.linspace(-183.8, 183.8, 513)
@@ -81,6 +89,7 @@ def nifti(path, hu=None, affine=None):
 def dicom(path, stored=None, **tags):
     """A classic CT image, 12 bits in 16; ``tags`` replace, ``None`` removes."""
     from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     stored = np.round(1000 * image()).astype("<u2") if stored is None else stored
@@ -100,6 +109,11 @@ def dicom(path, stored=None, **tags):
     for key, value in values.items():
         if value is not None:
             setattr(ds, key, value)
+    if str(meta.TransferSyntaxUID).startswith(
+        "1.2.840.10008.1.2.4"
+    ):  # what is in the package is no image; nobody looks
+        ds.PixelData = encapsulate([ds.PixelData])
+        ds["PixelData"].VR = "OB"
     ds.save_as(path, enforce_file_format=True)
     return Path(path)
 
@@ -133,14 +147,14 @@ def enhanced(path, shared=True):
     )  # fmt: skip
 
 
-def tiff(folder, **changes):
-    """A stack of 16-bit projections, two rows, with its YAML; returns the YAML file."""
-    rate = np.repeat((20_000 * np.exp(-disc_lines()))[:, None], 2, 1)
+def tiff(folder, rows=2, **changes):
+    """A stack of 16-bit projections with its YAML; returns the YAML file."""
+    rate = np.repeat((20_000 * np.exp(-disc_lines()))[:, None], rows, 1)
     rng = np.random.default_rng(0)
     for k, page in enumerate(rng.poisson(rate) + 100):
         Image.fromarray(page.astype(np.uint16)).save(folder / f"proj_{k:03d}.tif")
     for name, level in (("white", 20_100), ("dark", 100)):
-        pages = [Image.fromarray(rng.poisson(np.full((2, CELLS), level)).astype(np.uint16)) for _ in range(5)]
+        pages = [Image.fromarray(rng.poisson(np.full((rows, CELLS), level)).astype(np.uint16)) for _ in range(5)]
         pages[0].save(folder / f"{name}.tif", save_all=True, append_images=pages[1:])
     text = {
         "format": "ct-tiff", "projections": "proj_*.tif", "white": "white.tif", "dark": "dark.tif",

@@ -3,7 +3,22 @@
 import nibabel as nib
 import numpy as np
 import pytest
-from ct_files import CELLS, MU, PITCH, VIEWS, dicom, disc_lines, dxchange, enhanced, htc, image, lodopab, nifti, tiff
+from ct_files import (
+    CELLS,
+    MU,
+    PITCH,
+    VIEWS,
+    dicom,
+    disc_lines,
+    dxchange,
+    enhanced,
+    htc,
+    image,
+    lines_of,
+    lodopab,
+    nifti,
+    tiff,
+)
 from hostile import refused
 from sciinv_ct import io
 from sciinv_ct.io.scan import MU_WATER
@@ -32,7 +47,7 @@ def test_counts_become_the_line_integrals_they_came_from(tmp_path, kind):
     assert scan.values.shape == (2, VIEWS, CELLS) and not scan.is_image
     assert np.allclose(scan.angles, np.arange(VIEWS) * np.pi / VIEWS)
     noise = np.sqrt(np.exp(disc_lines()) / 20_000 * 1.3)
-    pull = (scan.lines() - disc_lines()) / noise
+    pull = (lines_of(scan) - disc_lines()) / noise
     assert abs(pull.mean()) < 0.1 and 0.8 < pull.std() < 1.1
     assert scan.select([1]).values.shape == (1, VIEWS, CELLS)
 
@@ -45,14 +60,16 @@ def test_htc_geometry_and_both_names(tmp_path):
         assert np.allclose(scan.values[0], disc_lines(), atol=1e-6)
     off = io.read(tmp_path / "a.mat", centre=10.0)
     assert np.isclose(off.beam.offset, ((CELLS - 1) / 2 - 10) * 0.75)
+    for path in (tmp_path / "a.mat", tiff(tmp_path)):
+        refused(lambda path=path: io.read(path, centre=99.0), "off the detector")
 
 
 def test_lodopab_units_and_counts(tmp_path):
     path = lodopab(tmp_path / "observation_test_000.hdf5")
     scan = io.read(path)
-    peak = float(scan.lines().max())
+    peak = float(lines_of(scan).max())
     assert abs(peak - 2.4) < 0.01 and scan.counts.gain == 1
-    assert np.allclose(scan.lines(), io.read(path, counts=False).lines(), atol=1e-4)
+    assert np.allclose(lines_of(scan), lines_of(io.read(path, counts=False)), atol=1e-4)
 
 
 def test_hounsfield_units_become_attenuation(tmp_path):
@@ -160,7 +177,6 @@ BAD_DICOM = {
     "no CT image": {"Modality": "MR"},
     "cannot be turned into Hounsfield units": {"RescaleSlope": None},
     "do not fit the header": {"Rows": 3000},
-    "compressed pixels are not read": {"syntax": "1.2.840.10008.1.2.1.99"},
     "PixelSpacing is missing": {"PixelSpacing": None},
     "MONOCHROME2": {"PhotometricInterpretation": "MONOCHROME1"},
     "nothing but air": {"RescaleIntercept": -9000},
@@ -172,6 +188,24 @@ BAD_DICOM = {
 def test_impossible_images_are_refused(tmp_path, message):
     path = dicom(tmp_path / "a.dcm", **BAD_DICOM[message])
     refused(lambda: io.read(path, format="dicom-ct"), message)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.50"])
+def test_compressed_images_are_recognised_and_refused_with_a_remedy(tmp_path, syntax):
+    path = dicom(tmp_path / "a.dcm", syntax=syntax)
+    assert io.find_reader(path) == "dicom-ct"
+    refused(lambda: io.read(path), "compressed pixels are not read", "gdcmconv")
+    assert io.find_reader(dicom(tmp_path / "plain.dcm")) == "dicom-ct"
+    refused(lambda: io.read(tmp_path / "plain.dcm", series=True), "compressed pixels are not read")  # the same series
+
+
+def test_recognising_a_file_that_only_begins_like_dicom_never_raises(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = dicom(tmp_path / "a").read_bytes()
+    for index in range(40):
+        head = whole[: 132 + 8 * index]
+        (tmp_path / "b").write_bytes(head + rng.bytes(60) if index % 2 else head)
+        assert io.READERS["dicom-ct"].sniff(tmp_path / "b") in (True, False)
 
 
 BAD_TIFF = {
@@ -194,6 +228,18 @@ def test_impossible_stacks_are_refused(tmp_path, message):
     assert caught.value.exit_code in (2, 3)
 
 
+def test_of_a_stack_only_the_rows_that_are_wanted_are_kept(tmp_path):
+    """The whole stack would take ten times what is allowed."""
+    path = tiff(tmp_path, rows=64, row=40)
+    scan = io.read(path, max_bytes=20_000)
+    assert scan.values.shape == (1, VIEWS, CELLS) and 24 * 64 * CELLS * 4 > 190_000
+    whole = io.read(tiff(tmp_path, rows=64))
+    assert np.array_equal(whole.values[40], scan.values[0]) and len(whole) == 64
+    assert np.array_equal(whole.counts.white[40], scan.counts.white[0])
+    refused(lambda: io.read(tiff(tmp_path, rows=64, row=64)), "no such row")
+    refused(lambda: io.read(tiff(tmp_path, rows=64), max_bytes=20_000), "raise --max-bytes")
+
+
 def test_units_of_a_volume_must_be_clear(tmp_path):
     path = nifti(tmp_path / "a.nii", hu=image() * 3)
     refused(lambda: io.read(path), "unit of the values")
@@ -208,7 +254,7 @@ def test_real_files(real_data):
         scan = io.read(path)
         assert scan.values.shape == (1, 721, 560) and np.isclose(scan.beam.magnification, 1.3484, atol=1e-4)
     tooth = io.read(folder / "tomopy" / "tooth.h5")
-    assert tooth.values.shape == (2, 181, 640) and 1.8 < np.quantile(tooth.lines(), 0.999) < 2
+    assert tooth.values.shape == (2, 181, 640) and 1.8 < np.quantile(lines_of(tooth), 0.999) < 2
     frames = io.read(folder / "dicom" / "eCT_Supplemental.dcm")
     assert len(frames) == 2 and frames.facts["hu_range"][0] == -1024
     small = io.read(folder / "dicom" / "CT_small.dcm")

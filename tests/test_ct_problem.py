@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ct_files import CELLS, MU, PITCH, VIEWS, dicom, disc_lines, dxchange, htc, image
+from ct_files import CELLS, MU, PITCH, VIEWS, dicom, disc_lines, dxchange, htc, image, nifti
 from sciinv_ct import io
 from sciinv_ct.geometry import Geometry, Grid
 from sciinv_ct.io.scan import MU_WATER, Beam, Scan
@@ -17,6 +17,7 @@ from sciinv_ct.problem import baseline, problem
 from sciinv_ct.projector import Projector
 from sciinv_ct.simulate import simulate
 from sciinv_ct.write import write
+from scipy.spatial.transform import Rotation
 
 from sciinv.certify.stream import OneStream
 from sciinv.errors import InputError, UsageError
@@ -106,6 +107,8 @@ def test_dead_cells_are_left_out(tmp_path):
     assert p.operator.codomain.shape == (1, 60, CELLS - 1)
     assert abs(float(fit(p)[12:20, 12:20].mean()) / MU - 1) < 0.02
     assert abs(float((baseline(p)[0] * p.meta["scale"])[12:20, 12:20].mean()) / MU - 1) < 0.05
+    some = problem(scan, 0, dc.replace(DISC, views=20))  # the views left out are a reference in spite of them
+    assert abs(float(some.meta["reference"][0, 12:20, 12:20].mean()) / MU - 1) < 0.05
 
 
 def test_the_centre_of_rotation_matters_and_its_option_repairs_it(tmp_path):
@@ -137,6 +140,10 @@ def test_noise_of_bare_line_integrals_is_found_in_air(tmp_path):
     assert abs(float(found.sigma[:, 0].mean()) / 0.01 - 1) < 0.1
     with pytest.raises(InputError, match="no counts"):
         problem(scan, 0, dc.replace(DISC, noise="poisson"))
+    sinogram[100:] += 0.1 * rng.normal(size=(100, CELLS))  # views that are left out say nothing
+    scan = io.read(htc(tmp_path / "b.mat", sinogram=sinogram, angles=np.arange(200) * 1.8))
+    half = readings(scan, dc.replace(DISC, arc=179.0))
+    assert len(half.sigma) == 100 and abs(float(half.sigma[:, 0].mean()) / 0.01 - 1) < 0.1
 
 
 def test_images_are_projected_with_the_noise_that_was_asked_for(tmp_path):
@@ -238,6 +245,21 @@ def test_written_units_and_orientation(tmp_path):
     assert "SECRET" not in str(ds) and "12345" not in str(ds) and ds.Modality == "CT"
     again = write(tmp_path / "two", scan, [result_of(p)], CONTEXT)
     assert [a.read_bytes() for a in paths if a.suffix != ".h5"] == [b.read_bytes() for b in again if b.suffix != ".h5"]
+
+
+def test_maps_of_a_volume_lie_over_it_in_both_formats(tmp_path):
+    square = np.array([[0.0, -2, 0, 5], [2, 0, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]])
+    square[:3, :3] = Rotation.from_euler("xyz", [12, -25, 14], degrees=True).as_matrix() @ square[:3, :3]
+    sheared = square.copy()
+    sheared[:3, 1] = 2 * np.array([-np.cos(0.3), np.sin(0.3), 0])
+    for name, affine, known in (("a", square, True), ("b", sheared, False)):
+        scan = io.read(nifti(tmp_path / f"{name}.nii", affine=affine))
+        p = problem(scan, 1, CTOptions(views=8, beam="parallel"))
+        write(tmp_path / name, scan, [result_of(p, 1)], CONTEXT)
+        maps = nib.load(tmp_path / name / "recon_mean.nii.gz").affine
+        assert np.allclose(maps @ [3, 5, 0, 1], scan.place.affine @ [3, 5, 1, 1], atol=1e-4)
+        back = io.read(tmp_path / name / "dicom" / "mean_0000.dcm").place.affine
+        assert np.allclose(back[:, [0, 1, 3]], maps[:, [0, 1, 3]], atol=1e-4) == known
 
 
 def test_a_coarser_reconstruction_lies_over_the_image(tmp_path):

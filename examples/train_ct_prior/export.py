@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from safetensors import safe_open
-from train import SEED, SPEC
+from train import SEED, spec_of
 
 from sciinv.priors.card import ModelCard
 from sciinv.priors.checkpoint import save_prior
@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--coverage", type=json.loads, default={}, help="measured, e.g. '{\"discs, 90 degrees\": 0.8}'")
     a = parser.parse_args()
-    network = UNet(**SPEC.model_dump())
+    spec = spec_of(a.run)
+    network = UNet(**spec.model_dump())
     with safe_open(a.run / "state.safetensors", "pt") as file:
         metadata = file.metadata()
         names = [name for name in file.keys() if name.startswith("average.")]
@@ -72,7 +73,7 @@ def main() -> None:
     prior = NetworkPrior(
         network, (128, 128), config["sigma_data"], config["sigma_min"], config["sigma_max"], 1, complex_pair=False
     )
-    save_prior(prior, SPEC, card, a.weights)
+    save_prior(prior, spec, card, a.weights)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Train a CT prior on one of the two synthetic families: ``train.py piecewise OUT --steps 2200``.
+"""Train a CT prior on one of the two synthetic families: ``train.py body OUT --steps 4000``.
 
 The pool of slices is drawn first (seeded, kept in ``OUT/pool.npy``); its first 64 are held out. Running the same line
-again continues the run.
+again continues the run. A network with ``--fine`` has one more stage, at twice the resolution; ``--grow RUN`` starts
+its other stages from those of a run without.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from sciinv_ct.phantom import FAMILIES
 from torch import Tensor
 
@@ -19,7 +21,8 @@ from sciinv.priors.card import UNetSpec
 from sciinv.priors.unet import UNet
 from sciinv.training.dsm import TrainConfig, keyed, train
 
-SPEC = UNetSpec(channels=1, widths=(48, 80, 128), blocks=(1, 2, 3), fold=4)
+COARSE = UNetSpec(channels=1, widths=(48, 80, 128), blocks=(1, 2, 3), fold=4)
+FINE = UNetSpec(channels=1, widths=(32, 48, 80, 128), blocks=(1, 1, 2, 3), fold=2)
 HELD_OUT = 64
 SEED = {"piecewise": 11, "body": 12}
 
@@ -51,6 +54,27 @@ class Slices:
         return x.contiguous() * (1 + self.jitter * (2 * float(torch.rand((), generator=generator)) - 1))
 
 
+def spec_of(run: Path) -> UNetSpec:
+    """The architecture of a run, by the number of its stages."""
+    with safe_open(run / "state.safetensors", "pt") as file:
+        stages = {name.split(".")[2] for name in file.keys() if name.startswith("average.down.")}
+    return FINE if len(stages) == len(FINE.widths) else COARSE
+
+
+def grow(fine: UNet, run: Path) -> None:
+    """Start the stages of a fine network that a coarse one has too from the average of its run."""
+    weights = fine.state_dict()
+    with safe_open(run / "state.safetensors", "pt") as file:
+        for name in file.keys():
+            first, *rest = name.split(".")
+            if first != "average" or rest[0] in ("enter", "leave"):
+                continue
+            if rest[0] != "embed":
+                rest[1] = str(int(rest[1]) + 1)
+            weights[".".join(rest)] = file.get_tensor(name)
+    fine.load_state_dict(weights)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -60,6 +84,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="stop by the clock; such a run cannot be repeated to the bit")
     parser.add_argument("--count", type=int, default=4096, help="slices in the pool")
     parser.add_argument("--size", type=int, default=128, help="pixels along a side")
+    parser.add_argument("--fine", action="store_true", help="one more stage, at twice the resolution")
+    parser.add_argument("--grow", type=Path, help="run without --fine whose stages to start from")
     parser.add_argument("--pool-only", action="store_true", help="draw the pool and stop")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -72,8 +98,10 @@ def main() -> None:
         uniform_share=0.3, log_mean=-1.4 if objects else -2.3, log_std=1.4, ema=0.998, seed=SEED[arguments.family],
         log_every=20, save_every=200,
     )  # fmt: skip
-    network = UNet(**SPEC.model_dump())
+    network = UNet(**(FINE if arguments.fine else COARSE).model_dump())
     network.initialise(keyed(SEED[arguments.family]))
+    if arguments.grow is not None:
+        grow(network, arguments.grow)
     network.to(memory_format=torch.channels_last)
     held_out = torch.from_numpy(images[:HELD_OUT].astype(np.float32))[:, None]
     # attenuation is a physical scale in a body, not in an object of unknown material

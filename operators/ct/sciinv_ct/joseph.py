@@ -33,10 +33,6 @@ class Lines(NamedTuple):
         """Some of the rays."""
         return Lines(*(t[index] for t in self))
 
-    def to(self, dtype: torch.dtype) -> Lines:
-        """The same in another precision."""
-        return Lines(self.steep, *(t.to(dtype) for t in self[1:]))
-
 
 def rays(g: Geometry) -> tuple[Floats, Floats]:
     """A point and a direction of every ray, in mm: ``(views, cells, 3)`` each, cells of a cone flattened row by row."""

@@ -99,7 +99,7 @@ def readings(data: Scan, options: CTOptions) -> Readings:
 
     if counts is None:
         lines = pool(values, False)
-        whole = Readings(geometry, lines, _spread(lines, options), notes=tuple(notes))
+        whole = Readings(geometry, lines, _spread(lines, kept, options), notes=tuple(notes))
     else:
         dark = counts.dark[0, :wide]
         photons, blank = pool((values - dark) / gain, True), pool((counts.white[0, :wide] - dark) / gain, True)
@@ -151,12 +151,15 @@ def resampled(image: Floats, size: int) -> Floats:
     n = len(image)
     if n == size:
         return image
-    if n % size == 0:
-        return image.reshape(size, n // size, size, n // size).mean((1, 3))
+    share = shares(n, size)
+    return np.asarray(share @ image @ share.T)
+
+
+def shares(n: int, size: int) -> Floats:
+    """What of ``n`` equal cells each of ``size`` equal cells over the same length averages; ``(size, n)``."""
     edges = np.linspace(0, n, size + 1)
     share = np.clip(np.minimum(edges[1:, None], np.arange(1, n + 1)) - np.maximum(edges[:-1, None], np.arange(n)), 0, 1)
-    share /= share.sum(1, keepdims=True)
-    return np.asarray(share @ image @ share.T)
+    return np.asarray(share / share.sum(1, keepdims=True))
 
 
 def squared(image: Floats, pixel: tuple[float, float]) -> tuple[Floats, float]:
@@ -252,15 +255,16 @@ def _counted(
     )  # fmt: skip
 
 
-def _spread(lines: Floats, options: CTOptions) -> Floats:
-    """Standard deviations of line integrals whose counts are not known."""
+def _spread(lines: Floats, kept: NDArray[np.int64], options: CTOptions) -> Floats:
+    """Standard deviations of line integrals whose counts are not known, from the views that are kept."""
     air = options.sigma
     if not air:
         # what a parabola through neighbouring cells leaves; the readings in air know it better, where there is air
-        rough = lines[:, 2:-2] - (4 * (lines[:, 1:-3] + lines[:, 3:-1]) - lines[:, :-4] - lines[:, 4:]) / 6
+        p = lines[kept]
+        rough = p[:, 2:-2] - (4 * (p[:, 1:-3] + p[:, 3:-1]) - p[:, :-4] - p[:, 4:]) / 6
         air = 1.4826 * float(np.median(np.abs(rough))) / math.sqrt(1 + (4 * 4 * 2 + 2) / 36)
-        top = float(np.quantile(lines, 0.99))
-        empty = lines[np.abs(lines) < max(0.02 * top, 4 * air)]
+        top = float(np.quantile(p, 0.99))
+        empty = p[np.abs(p) < max(0.02 * top, 4 * air)]
         if len(empty) > 100:
             air = 1.4826 * float(np.median(np.abs(empty - np.median(empty))))
         air = max(air, 1e-4 * top, 1e-6)

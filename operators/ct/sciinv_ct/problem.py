@@ -141,9 +141,7 @@ def _facts(ready: Readings, options: CTOptions, projector: LinearOperator, scale
         meta["reference"] = torch.from_numpy(ready.truth.astype(np.float32))[None]
     elif ready.full is not None:
         meta["views_full"] = len(ready.full.geometry.angles)
-        g = ready.full.geometry
-        if g.columns is None or len(g.columns) == g.columns[-1] - g.columns[0] + 1:
-            meta["reference"] = fbp(g, _tensor(ready.full.lines))
+        meta["reference"] = fbp(*whole_rows(ready.full.geometry, _tensor(ready.full.lines)))
     return meta
 
 
@@ -154,14 +152,18 @@ def baseline(problem: Problem) -> Tensor:
     data = problem.noise.linearised(problem.y)[0]
     if lines.weight is not None:
         data = data * lines.scale / lines.weight
-    g = lines.projector.geometry
-    if g.columns is not None:  # dead cells: the formula wants a whole row, and a straight line is good enough for it
-        kept, every = np.array(g.columns), np.arange(g.columns[0], g.columns[-1] + 1)
-        flat = data.reshape(-1, len(kept)).cpu().numpy()
-        filled = np.stack([np.interp(every, kept, row) for row in flat]).astype(np.float32)
-        data = torch.from_numpy(filled.reshape(*data.shape[:-1], len(every))).to(data)
-        g = dc.replace(g, columns=tuple(int(k) for k in every))
-    return fbp(g, data, "hann") / lines.scale
+    return fbp(*whole_rows(lines.projector.geometry, data), "hann") / lines.scale
+
+
+def whole_rows(g: Geometry, data: Tensor) -> tuple[Geometry, Tensor]:
+    """Geometry and line integrals with straight lines over dead cells: filtered backprojection wants neighbours."""
+    if g.columns is None or len(g.columns) == g.columns[-1] - g.columns[0] + 1:
+        return g, data
+    kept, every = np.array(g.columns), np.arange(g.columns[0], g.columns[-1] + 1)
+    flat = data.reshape(-1, len(kept)).cpu().numpy()
+    filled = np.stack([np.interp(every, kept, row) for row in flat]).astype(np.float32)
+    filled = filled.reshape(*data.shape[:-1], len(every))
+    return dc.replace(g, columns=tuple(int(k) for k in every)), torch.from_numpy(filled).to(data)
 
 
 def hull(projector: LinearOperator, lines: np.ndarray) -> Tensor:

@@ -22,7 +22,7 @@ from sciinv_ct.io import read
 from sciinv_ct.io.dxchange import PITCH, REFERENCE
 from sciinv_ct.io.scan import MU_WATER
 from sciinv_ct.phantom import FAMILIES
-from sciinv_ct.prepare import resampled, squared
+from sciinv_ct.prepare import resampled, shares, squared
 from sciinv_ct.projector import Projector
 
 PHANTOM = "phantom"
@@ -73,7 +73,7 @@ def simulate(
     fine = Geometry("parallel", np.deg2rad(arc) * np.arange(views) / views, n, side / n, Grid((n, n), side / n))
     with torch.no_grad():
         lines = Projector(fine)(torch.from_numpy(images.astype(np.float32))).double().numpy()
-    passed = np.stack([_pooled(np.exp(-p), cells) for p in lines], 1)  # (view, slice, cell)
+    passed = (np.exp(-lines) @ shares(n, cells).T).transpose(1, 0, 2)  # (view, slice, cell)
     rng = np.random.default_rng([seed, 51])
 
     def read_out(rate: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -117,11 +117,3 @@ def _images(
     assert data.place is not None
     made = [squared(image.astype(np.float64), data.place.pixel) for image in data.values[:slices]]
     return np.stack([image for image, _ in made]), made[0][1] * made[0][0].shape[0]
-
-
-def _pooled(passed: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-    """Transmissions ``(view, n)`` averaged over ``cells`` equal cells."""
-    n = passed.shape[1]
-    edges = np.linspace(0, n, cells + 1)
-    share = np.clip(np.minimum(edges[1:, None], np.arange(1, n + 1)) - np.maximum(edges[:-1, None], np.arange(n)), 0, 1)
-    return np.asarray(passed @ (share / share.sum(1, keepdims=True)).T)

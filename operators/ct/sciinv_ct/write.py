@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sciinv.io.atomic import write_json
+from sciinv.io.maps import RESEARCH_USE, generated_by, write_dataset_description, write_nifti, write_samples
 from sciinv.results import ItemResult, RunContext
-from sciinv_ct.io.maps import on_grid, write_dicom, write_nifti, write_samples
+from sciinv_ct.io.maps import on_grid, write_dicom
 from sciinv_ct.io.scan import Placement, Scan
 
 Volume = NDArray[np.float32]
@@ -44,25 +45,31 @@ def write(out: Path, data: Scan, results: Sequence[ItemResult], context: RunCont
         return (1000 / water * x - (0 if spread else 1000)).astype(np.float32)
 
     shared: dict[str, Any] = {
-        "GeneratedBy": [{"Name": "sciinv"}], "Units": data.units, "Method": context.method,
+        "GeneratedBy": generated_by(), "Units": data.units, "Method": context.method,
         "NumberOfPosteriorSamples": min(len(r.samples) for r in results),
         "PriorName": context.prior.get("name"), "PriorSha256": context.prior.get("sha256"),
         "Coverage": {"Statement": context.statement, "Nominal": context.level},
         "Slices": items, "InputSha256": context.input_sha256, "Plan": context.plan,
+        "OrientationKnown": place.affine is not None, "ResearchUseOnly": RESEARCH_USE,
     }  # fmt: skip
     if hounsfield:
         shared["MuWaterPerMm"] = water
+
+    def save(name: str, volume: Volume, description: str) -> list[Path]:
+        path, voxel = out / f"recon_{name}.nii.gz", (*place.pixel, place.thickness)
+        write_nifti(path, volume, place.affine, voxel=voxel, description="sciinv, research use only")
+        return [path, write_json(out / f"recon_{name}.json", shared | {"Description": description})]
+
     paths: list[Path] = []
     volumes = {name: units(_stack([r.summary[name] for r in results]), name == "std") for name in MAPS}
     for number, (name, volume) in enumerate(volumes.items(), 1):
-        paths += write_nifti(out / f"recon_{name}.nii.gz", volume, place, shared | {"Description": MAPS[name]})
+        paths += save(name, volume, MAPS[name])
         paths += write_dicom(
             out / "dicom", volume, place, name=name, units=data.units, seed=context.plan, number=number
         )  # fmt: skip
     if all(r.reference is not None for r in results):
         truth = units(_stack([r.reference for r in results if r.reference is not None]))
-        about = shared | {"Description": "image that was projected, or filtered backprojection of all views"}
-        paths += write_nifti(out / "recon_reference.nii.gz", truth, place, about)
+        paths += save("reference", truth, "image that was projected, or filtered backprojection of all views")
     count = shared["NumberOfPosteriorSamples"]
     samples = units(np.stack([_flat(r.samples[:count]) for r in results], 1))
     facts = {
@@ -70,11 +77,7 @@ def write(out: Path, data: Scan, results: Sequence[ItemResult], context: RunCont
         "seed": context.seed, "plan": context.plan, "coverage": context.statement, "slices": ",".join(map(str, items)),
     }  # fmt: skip
     paths.append(write_samples(out / "samples.h5", samples, facts))
-    about = {
-        "Name": "sciinv reconstruction", "BIDSVersion": "1.9.0", "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "sciinv"}],
-    }  # fmt: skip
-    return [*paths, write_json(out / "dataset_description.json", about)]
+    return [*paths, write_dataset_description(out)]
 
 
 def _flat(x: Tensor) -> Volume:

@@ -18,23 +18,35 @@ from numpy.typing import NDArray
 from sciinv.errors import InputError
 from sciinv.io.limits import check_claim, check_file, default_max_bytes, reading, sha256
 from sciinv.io.spec import FieldView, HeaderView, check_spec, load_spec
-from sciinv_ct.io.scan import MU_WATER, Placement, Scan
+from sciinv_ct.io.scan import LPS, MU_WATER, Placement, Scan
 
 SPEC = "dicom-ct"
 PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 """Uncompressed transfer syntaxes; deflated ones could be a bomb, encapsulated ones need codecs."""
+DEFLATED = "1.2.840.10008.1.2.1.99"
+CLASSES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+"""SOP classes of CT images: classic, enhanced, converted."""
 MAX_SERIES = 2000
 TAGS = ("Modality", "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation")
 
 
 def sniff_dicom(path: str | os.PathLike[str]) -> bool:
-    """Say whether this is a DICOM file of modality CT; never raises."""
+    """Say whether this is a DICOM file with a CT image, compressed or not; never raises."""
+    import pydicom
+
     try:
         path = Path(path)
         with open(path, "rb") as file:
             if not path.is_file() or file.read(132)[128:] != b"DICM":
                 return False
-        return str(_dataset(path, pixels=False).get("Modality", "")) == "CT"
+        with reading(path, "DICOM"):
+            meta = pydicom.filereader.read_file_meta_info(path)
+            if str(meta.get("MediaStorageSOPClassUID", "")) in CLASSES:
+                return True
+            if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:
+                return False
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+            return str(header.get("Modality", "")) == "CT"
     except (InputError, OSError, ValueError):
         return False
 
@@ -249,4 +261,4 @@ def _affine(place: Placement) -> NDArray[np.float64] | None:
     out = np.eye(4)
     out[:3, 0], out[:3, 1] = along_row * place.pixel[1], along_column * place.pixel[0]
     out[:3, 2], out[:3, 3] = normal * place.thickness, place.origin[0]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ out
+    return LPS @ out

@@ -15,8 +15,7 @@ from sciinv.errors import InputError
 from sciinv.io.limits import reading, sha256
 from sciinv.io.safe_hdf5 import Hdf5File, is_hdf5
 from sciinv.io.spec import HeaderView, check_spec, load_spec
-from sciinv_ct.geometry import offset_of_centre
-from sciinv_ct.io.scan import AngleUnit, Beam, Scan, blank_scans, check_projections, radians, square
+from sciinv_ct.io.scan import AngleUnit, Beam, Scan, blank_scans, check_projections, detector_offset, radians, square
 
 SPEC = "dxchange"
 PITCH, REFERENCE = "pitch_mm", "/sciinv/reference"
@@ -81,17 +80,12 @@ def read_dxchange(
                 f"the centre of rotation is taken in the middle of the detector, cell {(cells - 1) / 2:g}: "
                 "--set input.centre=CELL"
             )
-        elif not 0 <= centre <= cells - 1:
-            raise InputError(
-                "the centre of rotation is off the detector", where=path.name, expected=f"0 to {cells - 1}",
-                found=f"{centre:g}",
-            )  # fmt: skip
         if not known:
             notes.append("the file gives no pixel size: lengths are in detector cells (--set input.pitch=MM)")
         if truth is not None and (not square(truth) or len(truth) != len(values) or not np.isfinite(truth).all()):
             raise InputError("the reference does not fit", where=path.name, expected=f"({len(values)}, n, n)",
                              found=str(truth.shape))  # fmt: skip
-        offset = 0.0 if centre is None else offset_of_centre(centre, cells, pitch)
+        offset = detector_offset(centre, cells, pitch, path.name)
     return Scan(
         values, SPEC, path.name, sha256(path), angles, Beam("parallel", pitch, offset=offset), counts,
         truth, 0.0 if truth is None else pitch * cells / truth.shape[-1], warnings=tuple(notes),

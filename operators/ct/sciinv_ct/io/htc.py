@@ -16,7 +16,7 @@ from sciinv.errors import InputError
 from sciinv.io.limits import reading, sha256
 from sciinv.io.spec import FieldView, HeaderView, check_spec, dtype_class, load_spec
 from sciinv_ct.io.mat5 import is_mat5, load_mat5
-from sciinv_ct.io.scan import AngleUnit, Beam, Scan, check_projections, radians
+from sciinv_ct.io.scan import AngleUnit, Beam, Scan, check_projections, detector_offset, radians
 
 SPEC = "htc2022"
 NAMES = ("CtDataFull", "CtDataLimited")
@@ -62,7 +62,7 @@ def read_htc(
                 found=str(values.shape[2]),
             )  # fmt: skip
         notes = check_projections(values, angles, path.name, None)
-        offset = 0.0 if centre is None else ((cells - 1) / 2 - centre) * pitch
+        offset = detector_offset(centre, values.shape[2], pitch, path.name)
     beam = Beam("fan", pitch, origin, detector, offset)
     return Scan(values, SPEC, path.name, sha256(path), angles, beam, warnings=tuple(notes))
 

@@ -1,55 +1,24 @@
-"""Maps as NIfTI-1 (RAS) with a JSON beside each, and as DICOM CT images; the same input gives the same bytes.
+"""Maps as DICOM CT images, and where a reconstruction lies; the same input gives the same bytes.
 
-An array (slice, row, column) is stored as NIfTI (column, row, slice). DICOM holds 16-bit integers with a rescale; the
-images are derived, carry no identity and nothing of the patient but where the pixels are (PS3.3 A.3).
+DICOM holds 16-bit integers with a rescale; the images are derived, carry no identity and nothing of the patient but
+where the pixels are (PS3.3 A.3).
 """
 
 from __future__ import annotations
 
-import gzip
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import h5py
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from sciinv.errors import InputError
-from sciinv.io.atomic import atomic_path, write_bytes, write_json
+from sciinv.io.atomic import write_bytes
+from sciinv.io.maps import RESEARCH_USE
 from sciinv_ct.io.scan import Placement
 
 Volume = NDArray[np.float32]
-RESEARCH_USE = (
-    "Research use only. Not a medical device, not for diagnosis or treatment. Uncertainty maps hold only if the "
-    "forward model, the noise model and the prior do; structures absent from the prior's training data may be "
-    "missing or invented."
-)
-
-
-def write_nifti(path: str | os.PathLike[str], volume: Volume, place: Placement, about: Mapping[str, Any]) -> list[Path]:
-    """Write a real volume ``(slice, row, column)`` and its JSON; without an orientation the codes are 0."""
-    volume = np.asarray(volume, np.float32)
-    if volume.ndim != 3 or not np.isfinite(volume).all():
-        raise InputError("a map must be a finite volume", where=Path(path).name, expected="(slice, row, column)",
-                         found=str(volume.shape))  # fmt: skip
-    row, column = place.pixel
-    matrix = np.diag([column, row, place.thickness, 1.0]) if place.affine is None else place.affine
-    image = nib.Nifti1Image(volume.transpose(2, 1, 0), matrix)
-    code = 0 if place.affine is None else 1
-    image.set_sform(matrix, code)
-    image.set_qform(matrix, code)
-    image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"] = b"sciinv, research use only"
-    # mtime 0 and no file name: a resumed run must produce the same hash
-    written = write_bytes(path, gzip.compress(image.to_bytes(), 6, mtime=0))
-    facts = {**about, "OrientationKnown": place.affine is not None, "ResearchUseOnly": RESEARCH_USE}
-    stem = str(path).removesuffix(".gz").removesuffix(".nii")
-    return [written, write_json(f"{stem}.json", facts)]
 
 
 def write_dicom(
@@ -104,19 +73,6 @@ def write_dicom(
         ds.save_as(buffer, enforce_file_format=True)
         paths.append(write_bytes(folder / f"{name}_{k:04d}.dcm", buffer.getvalue()))
     return paths
-
-
-def write_samples(path: Path, samples: Volume, attributes: Mapping[str, Any]) -> Path:
-    """Write ``/samples`` (sample, slice, row, column) float32, compressed."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w-") as file:
-        made = file.create_dataset(
-            "samples", data=np.asarray(samples, np.float32), chunks=(1, 1, *samples.shape[2:]), compression="gzip",
-            compression_opts=1, shuffle=True,
-        )  # fmt: skip
-        made.attrs["dimensions"] = np.bytes_(b"sample,slice,row,column")
-        for key, value in sorted(attributes.items()):
-            file.attrs[key] = np.bytes_(value.encode()) if isinstance(value, str) else value
-    return Path(path)
 
 
 def on_grid(place: Placement, shape: Sequence[int], size: int, items: Sequence[int]) -> Placement:

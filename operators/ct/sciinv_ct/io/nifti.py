@@ -66,10 +66,7 @@ def read_nifti_ct(
             )  # fmt: skip
         if kind == "hu":
             values = mu_water * (1 + values / 1000)
-        sizes = np.sqrt((affine[:3, :3] ** 2).sum(0))
-        place = Placement(
-            (float(sizes[1]), float(sizes[0])), float(sizes[2]), affine=affine if image.oriented else None
-        )
+        place = Placement.of_affine(affine, len(values), image.oriented)
     notes = () if image.oriented else ("the file declares no orientation: its axes are taken as right, front, up",)
     return Scan(
         np.ascontiguousarray(np.maximum(values, 0), np.float32), SPEC, path.name, sha256(path), place=place,

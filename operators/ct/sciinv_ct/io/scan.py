@@ -10,12 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sciinv.errors import InputError, UsageError
+from sciinv_ct.geometry import offset_of_centre
 
 Array = NDArray[np.float32]
 AngleUnit = Literal["auto", "deg", "rad"]
 
 MU_WATER = 0.0195
 """Attenuation of water in 1/mm at about 65 keV; maps Hounsfield units to attenuation where nothing better is known."""
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""RAS to the coordinates of DICOM, and back."""
 
 FEW = 20
 """With fewer views than this a short arc in degrees cannot be told from radians."""
@@ -91,6 +95,24 @@ class Placement:
     orientation: tuple[float, ...] | None = None
     affine: NDArray[np.float64] | None = None
 
+    @classmethod
+    def of_affine(cls, affine: NDArray[np.float64], slices: int, known: bool = True) -> Placement:
+        """Where the affine puts the slices: its spacing alone where no orientation is known.
+
+        DICOM has no words for sheared axes; such a volume keeps its affine but gets no origin.
+        """
+        sizes = np.sqrt((affine[:3, :3] ** 2).sum(0))
+        place = cls((float(sizes[1]), float(sizes[0])), float(sizes[2]))
+        if not known:
+            return place
+        turned = LPS @ affine
+        along = turned[:3, :3] / sizes
+        place = dc.replace(place, affine=affine)
+        if abs(along.T @ along - np.eye(3)).max() > 1e-3:
+            return place
+        origin = turned[:3, 3] + np.arange(slices)[:, None] * turned[:3, 2]
+        return dc.replace(place, origin=origin, orientation=tuple(along[:, :2].T.ravel().tolist()))
+
 
 @dc.dataclass(frozen=True)
 class Scan:
@@ -146,14 +168,6 @@ class Scan:
             counts=None if self.counts is None else self.counts.select(items),
             reference=None if self.reference is None else self.reference[list(items)],
         )  # fmt: skip
-
-    def lines(self) -> Array:
-        """Line integrals ``-log((y - dark) / (white - dark))``; a cell that counted nothing gets half a count."""
-        if self.counts is None:
-            return self.values
-        dark, white = self.counts.dark[:, None], self.counts.white[:, None]
-        net = np.maximum(self.values - dark, 0.5 * (self.counts.gain or 1.0))
-        return np.asarray(-np.log(net / (white - dark)), np.float32)
 
     def info(self) -> dict[str, Any]:
         """Facts for ``sciinv info``: JSON-ready, nobody's name."""
@@ -267,6 +281,17 @@ def check_projections(values: Array, angles: NDArray[np.float64], where: str, co
     if dead > 0:
         notes.append(f"{100 * dead:.2g} % of the detector cells are dead (white at or below dark) and are left out")
     return notes
+
+
+def detector_offset(centre: float | None, cells: int, pitch: float, where: str) -> float:
+    """`Beam.offset` for an axis of rotation that projects on detector index ``centre``; ``None`` is the middle."""
+    if centre is None:
+        return 0.0
+    if not 0 <= centre <= cells - 1:
+        raise InputError(
+            "the centre of rotation is off the detector", where=where, expected=f"0 to {cells - 1}", found=f"{centre:g}"
+        )
+    return offset_of_centre(centre, cells, pitch)
 
 
 def square(image: NDArray[Any]) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from sciinv.errors import InputError
 from sciinv.io.limits import check_claim, check_file, default_max_bytes, reading, sha256
 from sciinv.io.safe_yaml import is_yaml, load_yaml
 from sciinv.io.spec import FieldView, HeaderView, check_spec, load_spec
-from sciinv_ct.geometry import offset_of_centre
-from sciinv_ct.io.scan import AngleUnit, Beam, Scan, blank_scans, check_projections, one_of, radians
+from sciinv_ct.io.scan import AngleUnit, Beam, Scan, blank_scans, check_projections, detector_offset, one_of, radians
 
 SPEC = "ct-tiff"
 MODES = {"I;16": "<u2", "I;16B": ">u2", "I": "<i4", "F": "<f4", "L": "u1"}
@@ -68,29 +68,32 @@ def read_tiff(
     with reading(path, "CT geometry YAML"):
         about = _load(path)
         check_spec(_view(about), load_spec(SPEC), where=path.name)
-        data = _stack(path, about["projections"], max_bytes)
         row = about.get("row")
         beam = dict(about["beam"])
         kind = str(beam.get("kind", "parallel"))
         one_of(kind, KINDS, "beam.kind")
-        if kind != "parallel" and row is None:
-            row = data.shape[1] // 2
-        if row is not None and not (isinstance(row, int) and 0 <= row < data.shape[1]):
-            raise InputError("no such row", where=path.name, expected=f"0 to {data.shape[1] - 1}", found=str(row)[:40])
-        pick = slice(None) if row is None else slice(row, row + 1)
+
+        def rows(height: int) -> slice:
+            """The rows of an image that are read."""
+            if kind == "parallel" and row is None:
+                return slice(None)
+            one = height // 2 if row is None else row
+            if not (isinstance(one, int) and 0 <= one < height):
+                raise InputError("no such row", where=path.name, expected=f"0 to {height - 1}", found=str(one)[:40])
+            return slice(one, one + 1)
+
+        data, page = _stack(path, about["projections"], max_bytes, rows)
         counts = None
         if ("white" in about) != ("dark" in about):
             raise InputError("white and dark frames go together", where=path.name, expected="both or neither")
         if "white" in about:
-            white, dark = (_stack(path, about[name], max_bytes) for name in ("white", "dark"))
-            if white.shape[1:] != data.shape[1:] or dark.shape[1:] != data.shape[1:]:
-                raise InputError(
-                    "white and dark frames do not fit the projections", where=path.name, expected=str(data.shape[1:]),
-                    found=f"{white.shape[1:]}, {dark.shape[1:]}",
-                )  # fmt: skip
+            (white, bright), (dark, black) = (_stack(path, about[name], max_bytes, rows) for name in ("white", "dark"))
+            if bright != page or black != page:
+                raise InputError("white and dark frames do not fit the projections", where=path.name,
+                                 expected=str(page), found=f"{bright}, {black}")  # fmt: skip
             gain = about.get("gain")
-            counts = blank_scans(white[:, pick], dark[:, pick], path.name, None if gain is None else float(gain))
-        values = np.ascontiguousarray(data[:, pick].transpose(1, 0, 2), np.float32)
+            counts = blank_scans(white, dark, path.name, None if gain is None else float(gain))
+        values = np.ascontiguousarray(data.transpose(1, 0, 2))
         angles = _angles(about["angles"], values.shape[1], angle_unit, path.name)
         notes = check_projections(values, angles, path.name, counts)
         numbers = {k: float(beam.get(k, 0.0)) for k in ("pitch", "source_origin", "source_detector")}
@@ -101,15 +104,11 @@ def read_tiff(
                 "the beam is impossible", where=path.name,
                 expected="pitch > 0, and 0 < source_origin < source_detector for a fan", found=str(numbers),
             )  # fmt: skip
-        cells = values.shape[2]
-        axis = centre if centre is not None else beam.get("centre")
-        axis = (cells - 1) / 2 if axis is None else float(axis)
-        if not 0 <= axis <= cells - 1:
-            raise InputError("the centre of rotation is off the detector", where=path.name,
-                             expected=f"0 to {cells - 1}", found=f"{axis:g}")  # fmt: skip
+        axis = beam.get("centre") if centre is None else centre
         if kind == "parallel":
             numbers |= {"source_origin": 0.0, "source_detector": 0.0}
-        offset = offset_of_centre(axis, cells, numbers["pitch"])
+        axis = None if axis is None else float(axis)
+        offset = detector_offset(axis, values.shape[2], numbers["pitch"], path.name)
     return Scan(
         values, SPEC, path.name, sha256(path), angles, Beam(kind, **numbers, offset=offset), counts,  # type: ignore[arg-type]
         warnings=tuple(notes),
@@ -158,8 +157,13 @@ def _angles(about: Any, views: int, unit: AngleUnit, where: str) -> NDArray[np.f
     return radians(values, unit, "radians" if declared == "rad" else "degrees", where)
 
 
-def _stack(path: Path, pattern: Any, max_bytes: int | None) -> NDArray[np.float32]:
-    """Pages of all files that match, ``(page, row, column)``; nothing outside the folder of the YAML file."""
+def _stack(
+    path: Path, pattern: Any, max_bytes: int | None, rows: Callable[[int], slice]
+) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """Rows of the pages of all files that match, ``(page, row, column)``, and the size of a page.
+
+    Nothing outside the folder of the YAML file is read, and no more than one page is held beside the rows.
+    """
     name = str(pattern)
     if Path(name).name != name or name.startswith("."):
         raise InputError("only files beside the YAML file are read", where=path.name, expected="a name or pattern",
@@ -169,36 +173,34 @@ def _stack(path: Path, pattern: Any, max_bytes: int | None) -> NDArray[np.float3
         raise InputError("no file matches" if not names else "too many files match", where=path.name,
                          expected=f"1 to {MAX_FILES:,} files", found=f"{len(names)} for {name[:60]}")  # fmt: skip
     limit = default_max_bytes() if max_bytes is None else max_bytes
-    pages: list[NDArray[np.float32]] = []
+    kept: list[NDArray[np.float32]] = []
+    size: tuple[int, int] | None = None
     for file in names:
         for page in _pages(path.parent / file, limit):
-            if pages and page.shape != pages[0].shape:
-                raise InputError(
-                    "the images differ in size", where=file, expected=str(pages[0].shape), found=str(page.shape)
-                )
-            limit -= page.nbytes
+            size = size or page.shape
+            if page.shape != size:
+                raise InputError("the images differ in size", where=file, expected=str(size), found=str(page.shape))
+            kept.append(page[rows(size[0])].astype(np.float32))  # a copy: a view would keep the page
+            limit -= kept[-1].nbytes
             if limit < 0:
                 raise InputError("the stack is larger than allowed", where=path.name, hint="raise --max-bytes")
-            pages.append(page)
-    return np.stack(pages)
+    assert size is not None
+    return np.stack(kept), size
 
 
-def _pages(path: Path, limit: int) -> list[NDArray[np.float32]]:
+def _pages(path: Path, limit: int) -> Iterator[NDArray[Any]]:
+    """The pages of a file, one at a time."""
     from PIL import Image
 
     path = check_file(path)
     with reading(path, "TIFF"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(path, formats=("TIFF",)) as image:
-            count, found, left = int(getattr(image, "n_frames", 1)), [], limit
-            for index in range(min(count, MAX_FILES)):
+            for index in range(min(int(getattr(image, "n_frames", 1)), MAX_FILES)):
                 image.seek(index)
                 width, height = image.size
                 if image.mode not in MODES:
                     raise InputError("the pixels are no counts", where=path.name,
                                      expected="grey, 8, 16 or 32 bits", found=image.mode)  # fmt: skip
-                check_claim(4 * width * height, path.stat().st_size, where=path.name, max_bytes=left)
-                page = np.asarray(image).astype(np.float32)
-                left -= page.nbytes
-                found.append(page)
-    return found
+                check_claim(4 * width * height, path.stat().st_size, where=path.name, max_bytes=limit)
+                yield np.asarray(image)

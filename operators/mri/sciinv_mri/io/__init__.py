@@ -6,12 +6,13 @@ from pathlib import Path
 
 from sciinv.io.formats import Format, Formats
 from sciinv.io.limits import starts_with
+from sciinv.io.maps import RESEARCH_USE, write_dataset_description, write_nifti
 from sciinv_mri.io.fastmri import read_fastmri, sniff_fastmri, view_fastmri
 from sciinv_mri.io.fastmri_out import write_fastmri
 from sciinv_mri.io.ismrmrd_reader import read_ismrmrd, sniff_ismrmrd, view_ismrmrd
 from sciinv_mri.io.kspace import KSpace
 from sciinv_mri.io.nifti_in import Magnitude, read_nifti_magnitude, sniff_nifti, view_nifti
-from sciinv_mri.io.nifti_out import RESEARCH_USE, sidecar, write_dataset_description, write_maps, write_nifti
+from sciinv_mri.io.nifti_out import sidecar, write_maps
 from sciinv_mri.io.npy import load_mat73, read_mat, read_npy_kspace, sniff_mat, sniff_npy, view_mat, view_npy
 from sciinv_mri.io.samples_h5 import read_samples, write_reconstruction, write_samples
 

@@ -1,31 +1,22 @@
-"""Maps as NIfTI-1 in RAS with a JSON beside each; the same input gives the same bytes.
+"""The magnitude maps of MRI as NIfTI with a JSON beside each.
 
-An array (slice, row, column) is stored transposed, (column, row, slice); `affine` maps those indices to RAS mm and is
-written as both s-form and q-form, code 1 (scanner). Without an orientation the affine is the voxel size alone, both
-codes are 0, and the JSON says so. Keys follow BIDS derivatives (bids-specification 1.9, "Derivatives").
+Without an orientation the JSON says so. Keys follow BIDS derivatives (bids-specification 1.9, "Derivatives").
 """
 
 from __future__ import annotations
 
-import gzip
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from sciinv.errors import InputError
-from sciinv.io.atomic import write_bytes, write_json
+from sciinv.io.atomic import write_json
+from sciinv.io.maps import RESEARCH_USE, generated_by, write_nifti
 
-RESEARCH_USE = (
-    "Research use only. Not a medical device, not for diagnosis or treatment. Uncertainty maps hold only if the "
-    "forward model, the noise model and the prior do; structures absent from the prior's training data may be "
-    "missing or invented."
-)
 # map name -> what it holds; the names are the stems of the files
 MAPS = {
     "mean": "posterior mean of the magnitude",
@@ -38,53 +29,6 @@ MAPS = {
     "sample": "one posterior sample of the magnitude",
     "reference": "magnitude of the reference in the input file",
 }
-
-
-def write_nifti(
-    path: str | os.PathLike[str],
-    volume: NDArray[Any],
-    affine: NDArray[np.float64] | None,
-    *,
-    voxel: Sequence[float] | None = None,
-    description: str = "research use only",
-) -> Path:
-    """Write a real volume as float32 NIfTI-1, compressed when `path` ends in ``.gz``.
-
-    Parameters
-    ----------
-    path
-        Ends in ``.nii`` or ``.nii.gz``.
-    volume
-        Real (slice, row, column), or (n, slice, row, column) stored as a 4-D series.
-    affine
-        4 x 4 mapping (column, row, slice) to RAS mm, or None when the orientation is unknown.
-    voxel
-        (row, column, slice) spacing in mm, used only without an affine (default 1 mm).
-    description
-        At most 79 characters for the header; never a name or a date.
-    """
-    volume = np.asarray(volume)
-    if volume.ndim not in (3, 4) or volume.dtype.kind not in "biuf":
-        raise InputError(
-            "a map must be a real volume",
-            where=str(path),
-            expected="(slice, row, column)",
-            found=f"{volume.dtype} {volume.shape}",
-        )
-    if not np.isfinite(volume).all():
-        raise InputError("a map holds NaN or infinity", where=Path(path).name, expected="finite values")
-    data = volume.transpose(range(volume.ndim)[::-1]).astype(np.float32)  # (n, z, y, x) -> (x, y, z, n)
-    row, column, thick = voxel or (1.0, 1.0, 1.0)
-    matrix = np.diag([column, row, thick, 1.0]) if affine is None else np.asarray(affine, np.float64)
-    image = nib.Nifti1Image(data, matrix)
-    code = 0 if affine is None else 1
-    image.set_sform(matrix, code)
-    image.set_qform(matrix, code)
-    image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"] = description.encode("ascii", "replace")[:79]
-    raw = image.to_bytes()
-    # mtime 0 and no file name: a resumed run must produce the same hash
-    return write_bytes(path, gzip.compress(raw, 6, mtime=0) if str(path).endswith(".gz") else raw)
 
 
 def sidecar(
@@ -105,7 +49,7 @@ def sidecar(
     """Build the JSON of one map; `coverage` states the nominal and the measured coverage of the bounds."""
     about: dict[str, Any] = {
         "Description": MAPS.get(kind, kind),
-        "GeneratedBy": [{"Name": "sciinv", "Version": _version()}],
+        "GeneratedBy": generated_by(),
         "Units": "rad" if kind == "phase" else "1" if kind == "cov" else units,
         "NumberOfPosteriorSamples": samples,
         "NoiseStd": noise_std,
@@ -169,21 +113,3 @@ def write_maps(
         )
         paths.append(write_json(out / f"{prefix}_{name}.json", about))
     return paths
-
-
-def write_dataset_description(out_dir: str | os.PathLike[str], *, name: str = "sciinv reconstruction") -> Path:
-    """Write ``dataset_description.json``, which makes the folder a BIDS derivative."""
-    about = {
-        "Name": name,
-        "BIDSVersion": "1.9.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "sciinv", "Version": _version()}],
-    }
-    return write_json(Path(out_dir) / "dataset_description.json", about)
-
-
-def _version() -> str:
-    try:
-        return version("sciinv")
-    except PackageNotFoundError:
-        return "unknown"

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sciinv.errors import InputError
+from sciinv.io import maps
 from sciinv.io.atomic import atomic_path
 from sciinv.io.limits import reading
+from sciinv.io.maps import Attribute
 from sciinv.io.safe_hdf5 import Hdf5File
-
-Attribute = str | int | float | bool | None
 
 
 def write_samples(
@@ -29,20 +29,7 @@ def write_samples(
             where=Path(path).name,
             found=f"{samples.dtype} {samples.shape}",
         )
-    with atomic_path(path) as temporary, h5py.File(temporary, "w-") as file:
-        dataset = file.create_dataset(
-            "samples",
-            data=samples.astype(np.complex64),
-            chunks=(1, 1, *samples.shape[2:]),
-            compression="gzip",
-            compression_opts=1,
-            shuffle=True,
-        )
-        dataset.attrs["dimensions"] = np.bytes_(b"sample,slice,row,column")
-        for name, value in sorted((attributes or {}).items()):
-            if value is not None:
-                file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
-    return Path(path)
+    return maps.write_samples(path, samples.astype(np.complex64), attributes)
 
 
 def read_samples(
