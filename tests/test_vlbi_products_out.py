@@ -205,6 +205,29 @@ def test_samples_stay_as_drawn_and_the_table_says_how_they_were_moved(tmp_path, 
     np.testing.assert_allclose(moved - moved[0], PIXEL * (by - by[0]).numpy())
 
 
+def test_amplitudes_alone_leave_a_turn_open_and_the_products_undo_it(tmp_path, night):
+    from astropy.io import fits
+
+    meta = problem(night, 0, dc.replace(OPTIONS, products=("logcamp", "flux"))).meta
+    x = rings(6)
+    turned = torch.tensor([True, False, False, True, False, False])
+    drawn = torch.where(turned[:, None, None, None], x.flip(-2, -1), x)
+    mean = science.centred(drawn, meta).mean(0)
+    np.testing.assert_array_equal(science.placed(drawn, mean, meta).turned, turned)
+    np.testing.assert_allclose(science.placed(drawn, mean, meta).x, science.placed(x, mean, meta).x)
+    write(
+        tmp_path, night, [dc.replace(result(drawn, night), meta=meta, summary={"mean": mean, **_zero(mean)})], context()
+    )
+    with fits.open(tmp_path / "rings.fits") as units:
+        angles, said = units["RINGS"].data["position_angle"], units["RINGS"].data["turned"]
+    np.testing.assert_array_equal(said, turned.double())
+    assert np.ptp(science.unwrapped(angles)) < 40  # without the turn two of six lie on the other side
+
+
+def _zero(mean):
+    return {name: torch.zeros_like(mean) for name in ("std", "lower", "upper")}
+
+
 def test_closure_phases_near_180_degrees_are_compared_the_short_way():
     place = ((SIDE - 1) / 2 - np.arange(SIDE)) * PIXEL
     image = sum(np.exp(-(((place - x) ** 2 + place[:, None] ** 2) / 60)) for x in (16, -16))  # phases of 0 and 180

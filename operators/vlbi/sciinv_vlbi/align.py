@@ -40,23 +40,32 @@ def align(images: Tensor, limit: int, *, turn: bool = False) -> tuple[Tensor, Te
     shift : ``(n, 2)`` rows and columns that each image lay away from where it is put.
     turned : ``(n,)`` bool.
     """
-    none = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-    shift, turned, moved = torch.zeros(len(images), 2, dtype=torch.long, device=images.device), none, images
+    shift, moved = torch.zeros(len(images), 2, dtype=torch.long, device=images.device), images
     for _ in range(ROUNDS):
-        found, height = best_shift(images, moved.mean(0), limit)
-        if turn:
-            other, taller = best_shift(images.flip(-2, -1), moved.mean(0), limit)
-            turned = taller > height * (1 + 1e-5)  # a symmetric image stays as it is
-            if turned.double().mean() > 0.5:  # all turned is none turned
-                turned, other, found = ~turned, -found, -other
-            found = torch.where(turned[:, None], other, found)
+        found, turned = onto(images, moved.mean(0), limit, turn=turn)
+        if turned.double().mean() > 0.5:  # all turned is none turned
+            found, turned = -found, ~turned
         found = found - found.double().mean(0).round().long()  # the common place is that of the samples
         found = found.clamp(-limit, limit)
-        source = torch.where(turned[:, None, None], images.flip(-2, -1), images)
-        moved, before, shift = move(source, -found), shift, found
+        moved, before, shift = move(turn_round(images, turned), -found), shift, found
         if torch.equal(before, shift):
             break
     return moved, shift, turned
+
+
+def onto(images: Tensor, reference: Tensor, limit: int, *, turn: bool = False) -> tuple[Tensor, Tensor]:
+    """How each image, turned where that is better and allowed, lies away from `reference`: ``(n, 2)``, ``(n,)`` bool."""
+    found, height = best_shift(images, reference, limit)
+    if not turn:
+        return found, torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    other, taller = best_shift(images.flip(-2, -1), reference, limit)
+    turned = taller > height * (1 + 1e-5)  # a symmetric image stays as it is
+    return torch.where(turned[:, None], other, found), turned
+
+
+def turn_round(images: Tensor, turned: Tensor) -> Tensor:
+    """Images ``(n, side, side)``, those that are `turned` by 180 degrees."""
+    return torch.where(turned[:, None, None], images.flip(-2, -1), images)
 
 
 def best_shift(images: Tensor, reference: Tensor, limit: int) -> tuple[Tensor, Tensor]:

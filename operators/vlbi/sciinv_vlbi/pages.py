@@ -22,7 +22,7 @@ def sections(data: Observation, results: Sequence[ItemResult], context: RunConte
     (result,) = results
     pixel = float(result.meta["pixel_uas"])
     fit = science.fit(data, result.samples, context.options)
-    rings = science.measure(result.samples, result.meta)
+    rings = science.measure(result.samples, result.summary["mean"], result.meta)
     prior = None
     if context.network is not None:
         prior = checks.alone(context.network, fit, result.samples, float(result.meta["scale"]), pixel, context.seed)
@@ -34,13 +34,15 @@ def sections(data: Observation, results: Sequence[ItemResult], context: RunConte
 
 
 def _sky(result: ItemResult, rings: Rings, pixel: float, frequency: float) -> Section:
-    moved, _ = science.placed(result.samples, result.summary["mean"], result.meta)
+    moved = science.placed(result.samples, result.summary["mean"], result.meta).x
     mean, std, samples = (
         np.asarray(x.float().squeeze(-3)) for x in (result.summary["mean"], result.summary["std"], moved)
     )
     figure = plots.maps(mean, std, samples, pixel, frequency)
     where = "" if science.fixed(result.meta) else (
         " The data do not fix the position: samples were moved by whole pixels onto each other before averaging."
+        + (" Nor do they tell an image from the same one turned by 180 degrees: samples were turned too."
+           if science.blind(result.meta) else "")
     )  # fmt: skip
     caption = (
         f"East is left, North is up. Brightness temperature at {frequency / 1e9:.1f} GHz; 10⁹ K are "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses as dc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,8 +57,7 @@ def centred(x: Tensor, meta: Mapping[str, Any]) -> Tensor:
     """
     if fixed(meta) or len(x) < 2:
         return x
-    turn = not set(meta.get("products", ())) & {"cphase", "bispectrum"}
-    return align.align(x[:, 0], int(REACH * x.shape[-1]), turn=turn)[0][:, None]
+    return align.align(x[:, 0], int(REACH * x.shape[-1]), turn=blind(meta))[0][:, None]
 
 
 def fixed(meta: Mapping[str, Any]) -> bool:
@@ -66,16 +65,29 @@ def fixed(meta: Mapping[str, Any]) -> bool:
     return "vis" in meta.get("products", ())
 
 
-def placed(x: Tensor, mean: Tensor, meta: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Samples ``(n, 1, side, side)`` moved onto `mean` ``(1, side, side)``, and by how many rows and columns.
+def blind(meta: Mapping[str, Any]) -> bool:
+    """Whether the data cannot tell an image from the same one turned by 180 degrees."""
+    return not set(meta.get("products", ())) & {"vis", "cphase", "bispectrum"}
 
-    The second is ``(n, 2)``. For pictures and comparisons of samples; flux that leaves the image is lost, so the data
-    are compared with samples where they were drawn.
+
+class Placed(NamedTuple):
+    """Samples ``(n, 1, side, side)`` on their mean: first `turned` ``(n,)``, then moved `by` rows, columns ``(n, 2)``."""
+
+    x: Tensor
+    by: Tensor
+    turned: Tensor
+
+
+def placed(x: Tensor, mean: Tensor, meta: Mapping[str, Any]) -> Placed:
+    """Samples ``(n, 1, side, side)`` turned and moved onto `mean` ``(1, side, side)`` as far as the data allow.
+
+    For pictures and comparisons of samples; flux that leaves the image is lost, so the data are compared with samples
+    where they were drawn.
     """
     if fixed(meta):
-        return x, torch.zeros(len(x), 2, dtype=torch.long)
-    by = -align.best_shift(x[:, 0], mean[0], int(REACH * x.shape[-1]))[0]
-    return align.move(x[:, 0], by)[:, None], by
+        return Placed(x, torch.zeros(len(x), 2, dtype=torch.long), torch.zeros(len(x), dtype=torch.bool))
+    away, turned = align.onto(x[:, 0], mean[0], int(REACH * x.shape[-1]), turn=blind(meta))
+    return Placed(align.move(align.turn_round(x[:, 0], turned), -away)[:, None], -away, turned)
 
 
 def fit(data: Observation, samples: Tensor, options: VLBIOptions) -> Fit:
@@ -205,6 +217,7 @@ def modes(samples: Tensor, pixel_uas: float) -> NDArray[np.int64]:
     return np.asarray(np.argsort(order)[label.reshape(-1)], np.int64)
 
 
-def measure(samples: Tensor, meta: Mapping[str, Any]) -> dict[str, Floats]:
-    """Ring parameters of samples ``(n, 1, side, side)``, `rings.ring_parameters`."""
-    return ring_parameters(samples, float(meta["pixel_uas"]))
+def measure(samples: Tensor, mean: Tensor, meta: Mapping[str, Any]) -> dict[str, Floats]:
+    """Ring parameters of samples ``(n, 1, side, side)``, `rings.ring_parameters`, turned as in `placed`."""
+    turned = placed(samples, mean, meta).turned
+    return ring_parameters(align.turn_round(samples[:, 0], turned)[:, None], float(meta["pixel_uas"]))

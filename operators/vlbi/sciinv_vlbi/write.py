@@ -27,7 +27,8 @@ COLUMNS = {
     "central_brightness": "", "x": "uas", "y": "uas", "ringness": "", "moved_x": "uas", "moved_y": "uas",
 }  # fmt: skip
 """Ring parameters in the tables, and their units; x and y are East and North of the middle of the image. ``moved`` is
-how far a sample, which the file holds as drawn, was moved for the mean, the deviation and the bounds."""
+how far a sample, which the file holds as drawn, was moved for the mean, the deviation and the bounds; where ``turned``
+is one it was turned by 180 degrees first, and its parameters are those of the turned image."""
 
 
 def write(out: Path, data: Observation, results: Sequence[ItemResult], context: RunContext) -> list[Path]:
@@ -43,11 +44,16 @@ def write(out: Path, data: Observation, results: Sequence[ItemResult], context: 
         write_image(out / f"{name}.fits", _sky(value), pixel, ra=data.ra, dec=data.dec, cards=cards)
         for name, value in maps.items()
     ]
-    rings = science.measure(result.samples, result.meta)
-    by = science.placed(result.samples, result.summary["mean"], result.meta)[1].double().numpy()
+    mean = result.summary["mean"]
+    rings, placed = (
+        science.measure(result.samples, mean, result.meta),
+        science.placed(result.samples, mean, result.meta),
+    )
+    by = placed.by.double().numpy()
     step = -float(result.meta["pixel_uas"])  # rows run South, columns West
     table = {name: rings[name] for name in COLUMNS if name in rings} | {
         "moved_x": step * by[:, 1], "moved_y": step * by[:, 0],
+        "turned": placed.turned.double().numpy(),
     }  # fmt: skip
     if result.group is not None:
         table["island"] = result.group.double().numpy()

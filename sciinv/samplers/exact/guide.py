@@ -73,15 +73,15 @@ def denoising_errors(prior: Counted, seen: Reduced) -> Errors:
 
     The draws have their own seed: every sample of every run finds the same.
     """
-    if ("errors", seen) not in prior.memo:
+    if ("errors", seen.basis) not in prior.memo:
         device, top = seen.basis.device, prior.sigma_max
         rng = Rng(0, [(-1, k) for k in range(DRAWS)], device)
         like = torch.zeros((DRAWS, *prior.space.shape), dtype=prior.space.dtype, device=device)
         x = prior_step(prior, top * rng.normal_like(like), top, rng, COARSE)
         levels = geometric(top, prior.sigma_min, LEVELS)
         found = [_regress(seen, (x - prior.denoise(x + t * rng.normal_like(x), t)) / t) for t in levels]
-        prior.memo["errors", seen] = Errors(levels, *(torch.stack(part) for part in zip(*found, strict=True)))
-    return cast(Errors, prior.memo["errors", seen])
+        prior.memo["errors", seen.basis] = Errors(levels, *(torch.stack(part) for part in zip(*found, strict=True)))
+    return cast(Errors, prior.memo["errors", seen.basis])
 
 
 def _regress(seen: Reduced, errors: Tensor) -> tuple[Tensor, Tensor]:
