@@ -54,7 +54,7 @@ def align(images: Tensor, limit: int, *, turn: bool = False) -> tuple[Tensor, Te
 
 
 def onto(images: Tensor, reference: Tensor, limit: int, *, turn: bool = False) -> tuple[Tensor, Tensor]:
-    """How each image, turned where that is better and allowed, lies away from `reference`: ``(n, 2)``, ``(n,)`` bool."""
+    """How each image, turned where that is better and allowed, lies off `reference`: ``(n, 2)``, ``(n,)`` bool."""
     found, height = best_shift(images, reference, limit)
     if not turn:
         return found, torch.zeros(len(images), dtype=torch.bool, device=images.device)

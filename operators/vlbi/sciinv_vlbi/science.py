@@ -71,7 +71,7 @@ def blind(meta: Mapping[str, Any]) -> bool:
 
 
 class Placed(NamedTuple):
-    """Samples ``(n, 1, side, side)`` on their mean: first `turned` ``(n,)``, then moved `by` rows, columns ``(n, 2)``."""
+    """Samples ``(n, 1, side, side)`` on their mean: `turned` ``(n,)``, then moved `by` rows, columns ``(n, 2)``."""
 
     x: Tensor
     by: Tensor
