@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sciinv.commands.runs import make_log
 from sciinv.progress import Log, clock
 
 if TYPE_CHECKING:
@@ -45,27 +47,33 @@ def convert(
     from sciinv.training.dsm import TrainConfig
     from sciinv.training.measured import Settings, read_measurements, train_from_measurements
 
+    log = make_log(progress, 0, 0)  # a wrong --progress is refused before anything is read
     note, start = read_note(checkpoint), load_prior(checkpoint)
     if start.predicts != PARTIAL:
         raise UsageError("this checkpoint is a prior already", where=checkpoint.name, expected=PARTIAL,
                          found=start.predicts)  # fmt: skip
     step, options, reading = e_step(sampler, set_)
     settings = Settings("em", laps=laps, draws=draws, sampler=step, allow_undetermined=allow_undetermined)
-    config = TrainConfig(steps=steps, minutes=minutes, batch=batch, seed=seed, sigma_min=note.sigma_min,
-                         sigma_max=note.sigma_max)  # fmt: skip
-    log = Log(0, progress)
+    # a partial denoiser may end at the noise of its data; EM learns below it
+    config = TrainConfig(steps=steps, minutes=minutes, batch=batch, seed=seed, sigma_max=note.sigma_max,
+                         sigma_min=min(note.sigma_min, TrainConfig.sigma_min))  # fmt: skip
     with log.bar(1) as bar:
-
-        def show(entry: dict[str, Any]) -> None:
-            bar.step(int(1000 * min(float(entry["part"]), 1.0)), 1000)
-            log.detail(f"step {entry['step']}  loss {entry['loss']:.4f}  {clock(entry['seconds'])}")
-
         path = train_from_measurements(
             read_measurements(data, domain=domain, fmt=format_, options=options, reading=reading), out, config,
             settings, widths=note.hyperparameters.widths, name=note.card.name, licence=note.card.licence,
-            device=resolve_device(device), start=start, progress=show, say=log.info,
+            device=resolve_device(device), start=start, progress=shown(log, bar), say=log.info,
         )  # fmt: skip
     typer.echo(str(path))
+
+
+def shown(log: Log, bar: Any) -> Callable[[dict[str, Any]], None]:
+    """What a person sees of a training run."""
+
+    def show(entry: dict[str, Any]) -> None:
+        bar.step(int(1000 * min(float(entry["part"]), 1.0)), 1000)
+        log.detail(f"step {entry['step']}  loss {entry['loss']:.4f}  {clock(entry['seconds'])}")
+
+    return show
 
 
 def e_step(name: str, words: list[str] | None) -> tuple[Sampler, dict[str, dict[str, Any]], dict[str, Any]]:
@@ -73,6 +81,7 @@ def e_step(name: str, words: list[str] | None) -> tuple[Sampler, dict[str, dict[
     from sciinv.config import build, parse_setting
     from sciinv.plugins import domains
     from sciinv.run.plan import method
+    from sciinv.training.measured import E_STEP
 
     found: dict[str, dict[str, Any]] = {}
     for word in words or []:
@@ -80,5 +89,5 @@ def e_step(name: str, words: list[str] | None) -> tuple[Sampler, dict[str, dict[
         found.setdefault(group, {})[key] = value
     own = found.pop("sampler", {})
     reading = found.pop("input", {})
-    own = {"steps": 24} | own if name == "mmps" else own
+    own = {"steps": E_STEP.steps} | own if name == E_STEP.name else own
     return build(method(name), own, f"settings of {name}"), found, reading

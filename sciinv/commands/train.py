@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from sciinv.progress import MODES, Log, clock
+from sciinv.commands.convert import e_step, shown
+from sciinv.commands.runs import make_log
 
 
 def register(app: typer.Typer) -> None:
@@ -65,8 +66,7 @@ def train(
     """Train a prior on clean images, or on measurements of images that nobody has seen clean."""
     from sciinv.errors import UsageError
 
-    if progress not in MODES:
-        raise UsageError("unknown kind of progress", expected=", ".join(MODES), found=progress, where="--progress")
+    log = make_log(progress, 0, 0)
     try:
         sizes = tuple(int(part) for part in widths.split(","))
     except ValueError:
@@ -77,15 +77,9 @@ def train(
     from sciinv.run.plan import resolve_device
     from sciinv.training.folder import train_from_folder
 
-    log = Log(0, progress)
     with log.bar(1) as bar:
-
-        def show(entry: dict[str, Any]) -> None:
-            bar.step(int(1000 * min(float(entry["part"]), 1.0)), 1000)
-            log.detail(f"step {entry['step']}  loss {entry['loss']:.4f}  {clock(entry['seconds'])}")
-
+        show = shown(log, bar)
         if method != "dsm":
-            from sciinv.commands.convert import e_step
             from sciinv.training.dsm import TrainConfig
             from sciinv.training.measured import Settings, read_measurements, train_from_measurements
 

@@ -68,8 +68,9 @@ def fit(
         network.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay
     )
     first, spent = load_state(out, network, ema.average, optimiser, config)
-    start, step, errors, done = time.monotonic() - spent, first, {}, False
+    start, step, errors = time.monotonic() - spent, first, dict[str, float]()
     history = _history(out / "log.jsonl", first)
+    done = _stalled(history, config.patience)  # a run that ended by patience does not go on when it is repeated
     total, seen = torch.zeros((), device=device), 0
     with _terminated() as terminated:
         while not done:

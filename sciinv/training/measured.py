@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,13 +32,16 @@ from sciinv.training.ambient.gaussian import fit as fit_gaussian
 from sciinv.training.ambient.identify import Verdict, identify, require
 from sciinv.training.ambient.items import Measurements
 from sciinv.training.ambient.laps import Laps, train_em
-from sciinv.training.ambient.objective import ABOVE, Corrupted, Method, predicts_full
+from sciinv.training.ambient.objective import Corrupted, Method, predicts_full, taught_above
 from sciinv.training.dsm import TrainConfig, keyed
 from sciinv.training.loop import fit, processes
 from sciinv.training.page import write_page
 
 METHODS = ("ambient", "ambient-noisy", "tweedie", "em", "gsure")
 HELD_OUT = 10  # every tenth file (or the last tenth of the items of a single one) is held out
+
+E_STEP = MMPS(steps=24)
+"""The E-step of EM unless another is asked for: it is drawn anew every lap, so a quarter of the usual steps do."""
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -62,7 +65,7 @@ class Settings:
     consistency: float = 0.0
     laps: int = 6
     draws: int = 1
-    sampler: Sampler = field(default_factory=lambda: MMPS(steps=24))
+    sampler: Sampler = E_STEP
     allow_undetermined: bool = False
 
     def __post_init__(self) -> None:
@@ -191,7 +194,7 @@ def train_from_measurements(
     spec = UNetSpec(channels=data.channels + partial, widths=widths, blocks=(1, *[2] * (len(widths) - 1)))
     network = UNet(**spec.model_dump())
     network.initialise(keyed(config.seed, 2**42))
-    network.to(device, memory_format=torch.channels_last)  # the layout the network computes in
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the network computes
     data.to(device), others.to(device)
     average, errors = _train(network, data, others, config, settings, out, gaussian, start, progress)
     space = data.state_space()
@@ -200,7 +203,7 @@ def train_from_measurements(
     prior = kind(average, space.shape[1:], config.sigma_data, config.sigma_min, config.sigma_max, data.channels,
                  complex_pair)  # fmt: skip
     if above_noise(settings):
-        prior.sigma_min = max(config.sigma_min, ABOVE * max(p.noise.sigma for p in data.problems))
+        prior.sigma_min = max(config.sigma_min, taught_above(settings.method, data))
     card = _card(files, data, others, config, settings, verdict, errors, name, licence, PARTIAL if partial else FULL)
     path = out / "prior.safetensors"
     if processes(next(network.parameters()).device)[0] == 0:

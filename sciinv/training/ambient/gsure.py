@@ -14,8 +14,6 @@ the minimiser of any coordinate.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -71,7 +69,7 @@ def signs(uniform: Tensor) -> Tensor:
     return 1 - 2 * (uniform < 0.5).to(uniform.dtype)
 
 
-def largest_floor(batch: Batch) -> float:
-    """The widest noise of a measured coordinate, ``sigma_y / s``; infinite where some coordinate is not measured."""
-    smallest = batch.operator.svd().s.flatten(1).min()
-    return float(batch.sigma.max()) / float(smallest) if smallest > 0 else math.inf
+def floors(batch: Batch) -> Tensor:
+    """The widest noise of a coordinate of each row, ``sigma_y / s``, ``(n,)``; infinite where one is not measured."""
+    smallest = batch.operator.svd().s.expand(spectral_shape(batch)).flatten(1).amin(1)
+    return batch.sigma / smallest.to(batch.sigma.dtype)

@@ -131,7 +131,7 @@ def require(verdict: Verdict, method: str) -> None:
 
 def _group(data: Measurements, number: int, group: list[int], further: Further | None) -> Verdict:
     everything = torch.ones(len(group), dtype=torch.float64) / len(group)
-    weakest, where = _weakest(data, group, everything)
+    weakest, where = _weakest(data, number, everything)
     if weakest < _SINGULAR:
         return Verdict(False, "E[A^T A] over the items is singular", where, weakest)
     if further is None:
@@ -152,7 +152,7 @@ def _group(data: Measurements, number: int, group: list[int], further: Further |
         if not bool((found.seen[row] == 0).any()):
             break
         share = (found.posterior[row] / counts)[member]
-        value, _ = _weakest(data, group, share)
+        value, _ = _weakest(data, number, share)
         if value < _SINGULAR:
             bad = int(found.undetermined.sum())
             return Verdict(
@@ -168,11 +168,12 @@ def _unravel(index: Tensor, shape: torch.Size) -> list[list[int]]:
     return [[int(v[a]) for a in axes] for v in zip(*torch.unravel_index(index, shape), strict=True)]
 
 
-def _weakest(data: Measurements, group: list[int], share: Tensor) -> tuple[float, list[list[int]]]:
+def _weakest(data: Measurements, number: int, share: Tensor) -> tuple[float, list[list[int]]]:
     """Smallest over largest eigenvalue of ``sum share_i A_i^T A_i``, and the state components of its null space."""
+    group = data.groups[number]
     picked = [i for i in range(len(group)) if float(share[i]) > 0]
     if len(picked) > _ITEMS and data.state_space(group[0]).size > _DENSE:
-        picked = picked[:: -(-len(picked) // _ITEMS)]
+        picked = _covering(data.patterns[number].flatten(1).cpu(), picked)
     problems = [data.problems[group[i]] for i in picked]
     space = data.state_space(group[0])
     codec = data.codec(problems[0].domain)
@@ -193,6 +194,17 @@ def _weakest(data: Measurements, group: list[int], share: Tensor) -> tuple[float
     value, vector = lanczos(mean_normal, torch.Size(space.shape))
     strong = vector.flatten().square()
     return value, _unravel((strong > 0.1 * strong.max()).nonzero()[:, 0], torch.Size(space.shape))
+
+
+def _covering(patterns: Tensor, picked: list[int]) -> list[int]:
+    """Some of the items, evenly spread, and those that measure what these leave out: all lines that any item has."""
+    some = picked[:: -(-len(picked) // _ITEMS)]
+    seen = patterns[some].any(0)
+    for i in picked:
+        if bool((patterns[i] & ~seen).any()):
+            some.append(i)
+            seen |= patterns[i]
+    return some
 
 
 @torch.no_grad()

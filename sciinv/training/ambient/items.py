@@ -83,17 +83,13 @@ def per_item(operators: Sequence[LinearOperator]) -> LinearOperator:
 
 
 def stack(problems: Sequence[Problem], draws: int = 1) -> Problem:
-    """Problems of equal shape as one with ``draws`` states each, whitened; `Problem.stack`, faster for diagonal
-    ones.
-    """
-    operators: list[LinearOperator] = [Scaled(p.linear, 1 / p.noise.sigma) for p in problems]
-    operator = per_item(operators)
-    if isinstance(operator, DiagonalItems):
-        operator = DiagonalItems(operator.diagonal.repeat_interleave(draws, 0), operator.domain, operator.codomain)
-    else:
-        operator = Stacked(operators, draws)
-    y = torch.stack([p.y / p.noise.sigma for p in problems]).repeat_interleave(draws, 0)
-    return Problem(y, operator, Gaussian(1.0), {})
+    """`Problem.stack` of items, which share no facts; diagonal operators in a single product."""
+    stacked = replace(Problem.stack(problems, draws), meta={})
+    operator = per_item(list(cast(Stacked, stacked.operator).ops))  # type: ignore[arg-type]
+    if not isinstance(operator, DiagonalItems):
+        return stacked
+    rows = operator.diagonal.repeat_interleave(draws, 0)
+    return replace(stacked, operator=DiagonalItems(rows, operator.domain, operator.codomain))
 
 
 class Measurements:

@@ -21,7 +21,7 @@ from sciinv.priors.network import precondition
 from sciinv.priors.partial import precondition_partial
 from sciinv.training.ambient.consistency import consistency, descend
 from sciinv.training.ambient.further import Further, side
-from sciinv.training.ambient.gsure import gsure, largest_floor, signs, spectral_shape
+from sciinv.training.ambient.gsure import floors, gsure, signs, spectral_shape
 from sciinv.training.ambient.items import Batch, Measurements
 from sciinv.training.ambient.losses import Denoiser, ambient, ambient_noisy, tweedie
 from sciinv.training.dsm import TrainConfig, keyed
@@ -62,6 +62,8 @@ class Corrupted:
             raise UsageError("only tweedie has a consistency loss", found=f"method {self.method}")
         if self.method == "tweedie":
             require_whole(self.data)
+        for data in (self.data, self.others or self.data):
+            require_room(self.config, taught_above(self.method, data), self.method)
 
     @property
     def partial(self) -> bool:
@@ -84,10 +86,17 @@ class Corrupted:
         """The same loss on the held-out items, with noise that is always the same, without consistency."""
         if self.others is None:
             return {}
+        total = 0.0
         with torch.no_grad():
-            starts = range(0, _HELD_ROWS, 16)
-            draws = [self._draw(self.others, _HELD_STEP, range(k, k + 16)) for k in starts]
-            return {"loss": float(torch.cat([self._rows(network, *draw) for draw in draws]).mean())}
+            for number, group in enumerate(self.others.groups):
+                share, parts = len(group) / len(self.others), []
+                rows = range(max(8, round(share * _HELD_ROWS)))
+                for some in (rows[k : k + 16] for k in rows[::16]):
+                    generators = [keyed(self.config.seed, _HELD_STEP + number, row) for row in some]
+                    batch = self.others.batch([group[row % len(group)] for row in some])
+                    parts.append(self._rows(network, batch, generators))
+                total += share * float(torch.cat(parts).mean())
+        return {"loss": total}
 
     def _draw(self, data: Measurements, step: int, rows: range) -> tuple[Batch, list[torch.Generator]]:
         """Items of these rows, and the generators that go on to draw their noise."""
@@ -97,10 +106,8 @@ class Corrupted:
 
     def _rows(self, network: nn.Module, batch: Batch, generators: list[torch.Generator]) -> Tensor:
         config, s = self.config, self.config.sigma_data
-        floors = [0.0 if self.method == "ambient" else ABOVE * v for v in batch.sigma.tolist()]
-        if self.method == "gsure":
-            floors = [min(f, config.sigma_max / 2) for f in floors]
-        levels = [level_above(config, g, f) for g, f in zip(generators, floors, strict=True)]
+        lowest = _lowest(self.method, batch).tolist()
+        levels = [level_above(config, g, f) for g, f in zip(generators, lowest, strict=True)]
         sigma = torch.stack(levels).to(batch.y.device)
         rule = getattr(self, "_" + self.method.replace("-", "_"))
         least = s / 4 if self.partial or self.method == "gsure" else 0.0
@@ -185,13 +192,8 @@ def mixed(denoise: Denoiser) -> Denoiser:
 
 def level_above(config: TrainConfig, generator: torch.Generator, floor: float) -> Tensor:
     """A noise level, 0-dim, between the larger of ``sigma_min`` and ``floor`` and ``sigma_max``: cut, not clamped."""
-    lowest = max(config.sigma_min, floor)
-    if lowest >= config.sigma_max:
-        raise MismatchError(
-            "the data are noisier than the noisiest level of the training", expected=f"below {config.sigma_max:g}",
-            found=f"{lowest:.3g}", hint="a larger --sigma-max",
-        )  # fmt: skip
-    low, high = math.log(lowest), math.log(config.sigma_max)
+    require_room(config, floor)
+    low, high = math.log(max(config.sigma_min, floor)), math.log(config.sigma_max)
     pick, u = torch.rand(2, generator=generator).double().tolist()
     if pick < config.uniform_share:
         return torch.tensor(math.exp(low + u * (high - low)))
@@ -201,6 +203,33 @@ def level_above(config: TrainConfig, generator: torch.Generator, floor: float) -
     p = min(max(ends[0] + u * (ends[1] - ends[0]), 1e-7), 1 - 1e-7)
     normal = math.sqrt(2) * float(torch.erfinv(torch.tensor(2 * p - 1, dtype=torch.float64)))
     return torch.tensor(math.exp(min(max(config.log_mean + config.log_std * normal, low), high)))
+
+
+def require_room(config: TrainConfig, floor: float, method: str = "") -> None:
+    """Refuse data above whose noise there is no level left to train at."""
+    if floor >= config.sigma_max:
+        weakest = method == "gsure"
+        raise MismatchError(
+            f"{'the weakest coordinate of the data is' if weakest else 'the data are'} noisier than the noisiest level "
+            "of the training",
+            expected=f"below {config.sigma_max:g}", found=f"{floor:.3g}",
+            hint=f"a larger --sigma-max{', or --method ambient-noisy or em' if weakest else ''}",
+        )  # fmt: skip
+
+
+def taught_above(method: str, data: Measurements) -> float:
+    """The level above which a method's loss holds for all items; zero where it holds at any."""
+    return max(float(_lowest(method, data.batch(group)).max()) for group in data.groups)
+
+
+def _lowest(method: str, batch: Batch) -> Tensor:
+    """The same of each row, ``(n,)``: a little above the noise, of gsure's weakest coordinate where none is missing."""
+    if method == "ambient":
+        return torch.zeros_like(batch.sigma)
+    if method != "gsure":
+        return ABOVE * batch.sigma
+    widest = floors(batch)
+    return ABOVE * torch.where(widest.isfinite(), widest, batch.sigma)
 
 
 def require_whole(data: Measurements) -> None:
@@ -220,5 +249,5 @@ def require_whole(data: Measurements) -> None:
 def predicts_full(method: str, data: Measurements) -> bool:
     """Whether a method's network is ``E[x_0 | x_t]`` on these data."""
     if method == "gsure":
-        return all(math.isfinite(largest_floor(data.batch(group))) for group in data.groups)
+        return all(bool(floors(data.batch(group)).isfinite().all()) for group in data.groups)
     return method not in ("ambient", "ambient-noisy")
