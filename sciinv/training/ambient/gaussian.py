@@ -26,7 +26,7 @@ from sciinv.training.ambient.items import Batch, Measurements, rows_like
 DENSE = 256
 """Largest state that is fitted with a dense covariance."""
 
-_FIELD_STEPS, _FIELD_ITEMS, _CG = 10, 12, 60
+_FIELD_STEPS, _FIELD_ITEMS, _NUMBERS, _CG = 6, 12, 1 << 20, 60
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,11 @@ def _fit(data: Measurements, items: list[int], scale: float, seed: int, iteratio
     channels, spatial = space.shape[0], space.shape[1:]
     prior = RandomFieldPrior(spatial, channels, std=scale, corner=0.05)
     chosen = items[:: -(-len(items) // _FIELD_ITEMS)]
+    together = max(1, _NUMBERS // data.problems[items[0]].operator.codomain.size)
+    parts = [chosen[k : k + together] for k in range(0, len(chosen), together)]
     for step in range(_FIELD_STEPS):
-        draws = torch.cat([field_draw(prior, data.batch([i]), Rng(seed, [(step, i)])) for i in chosen]).double()
+        drawn = [field_draw(prior, data.batch(some), Rng(seed, [(step, i) for i in some]), 1e-3) for some in parts]
+        draws = torch.cat(drawn).double()
         mean = draws.mean(0)
         prior = RandomFieldPrior(spatial, channels, mean=mean, spectrum=spectrum(draws - mean))
         prior.sigma_max = 20 * scale
@@ -118,7 +121,7 @@ def spectrum(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def field_draw(prior: RandomFieldPrior, batch: Batch, rng: Rng) -> Tensor:
+def field_draw(prior: RandomFieldPrior, batch: Batch, rng: Rng, tol: float = 1e-4) -> Tensor:
     """One draw of ``p(x_0 | y)`` an item under a stationary field, ``(n, channel, *space)``."""
     x = prior.draw(rng)
     a, variance = batch.operator, rows_like(batch.sigma, batch.y).square()
@@ -136,7 +139,7 @@ def field_draw(prior: RandomFieldPrior, batch: Batch, rng: Rng) -> Tensor:
         return a.normal(v) + level * prior.filter(v, lambda p: 1 / p.clamp_min(least))
 
     solved = cg(
-        matrix, rest, tol=1e-4, max_iter=_CG,
+        matrix, rest, tol=tol, max_iter=_CG,
         precondition=lambda v: prior.filter(v, lambda p: p / (mean * p + typical)),
     )  # fmt: skip
     return x + solved.x
