@@ -50,6 +50,11 @@ class RunConfig(BaseModel):
     calib_lines: Annotated[int, Field(ge=1)] | None = Field(None, description="central lines kept when undersampling")
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    coupled: bool = Field(
+        False,
+        description="the same noise in every item: each keeps its law, but neighbours of a volume differ only as their "
+        "data do",
+    )
     keep_work: bool = Field(False, description="keep the per-task files after success")
     fastmri: bool = Field(False, description="also write a fastMRI-style `reconstruction` dataset")
     record_names: bool = Field(False, description="keep file names in the outputs; they may identify a person")

@@ -40,6 +40,7 @@ class Domain:
     method_settings : by the name of a method, fields that fit the domain better than the defaults; the user's win.
     describe, validate : ``(path, *, format, **reader_options)`` for ``sciinv info`` and ``sciinv validate``.
     default_prior : name of the embedded prior; empty where there is none.
+    suited : ``data -> name`` of the embedded prior that fits the data best, where there are several.
     align : ``(x, meta) -> x``: what the data cannot fix (a position) made equal over samples ``(n, *image)`` in units
         of the file, for the mean, the std and the bounds; the samples themselves stay as drawn.
     sections : ``(data, results, context) -> Sequence[report.sections.Section]``: the field's part of the report.
@@ -57,6 +58,7 @@ class Domain:
     describe: Callable[..., dict[str, Any]]
     validate: Callable[..., list[str]]
     default_prior: str
+    suited: Callable[[Any], str] | None = None
     baselines: Mapping[str, Callable[..., Any]] = dc.field(default_factory=dict)
     specs: Path | None = None
     calibration: Path | None = None

@@ -77,6 +77,9 @@ def reconstruct(
     level: Level = None,
     threads: Threads = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the output folder.")] = False,
+    coupled: Annotated[
+        bool, typer.Option("--coupled", help="The same noise in every slice: neighbours differ only as their data do.")
+    ] = False,
     keep_work: Annotated[bool, typer.Option("--keep-work", help="Keep the per-task files after success.")] = False,
     fastmri: Annotated[
         bool, typer.Option("--fastmri", help="Also write a fastMRI-style `reconstruction` dataset.")
@@ -99,7 +102,7 @@ def reconstruct(
         "prior": prior, "method": method, "samples": samples, "particles": particles, "seed": seed, "device": device,
         "slices": slices, "chunk": chunk,
         "format": format_, "domain": domain, "acceleration": acceleration, "calib_lines": calib_lines, "level": level,
-        "threads": threads, "keep_work": keep_work or None, "fastmri": fastmri or None,
+        "threads": threads, "coupled": coupled or None, "keep_work": keep_work or None, "fastmri": fastmri or None,
         "record_names": record_names or None,
     }  # fmt: skip
     words = [*(set_ or ()), *reader_words(axes, dataset, max_bytes)]

@@ -64,7 +64,8 @@ class _Run:
 
     @property
     def todo(self) -> list[Task]:
-        return tasks(self.items, self.drawn, self.drawn if self.sampler.population else self.document["chunk"])
+        chunk = self.drawn if self.sampler.population else self.document["chunk"]
+        return tasks(self.items, self.drawn, chunk, self.config.coupled)
 
     @property
     def drawn(self) -> int:
@@ -167,16 +168,16 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
         **{key: value for key, value in short.items() if value is not None},
     }
     options: Any = build(domain.options, values, f"options of {domain.name}")
-    prior_name = config.prior or domain.default_prior
-    if not prior_name:
+    if not (config.prior or domain.default_prior):
         raise UsageError(f"{domain.name} comes with no prior", hint="--prior FILE; `sciinv train` makes one")
-    prior = load_prior(prior_name).eval().requires_grad_(False)
-    prior_facts = _prior_facts(prior, prior_name, config.record_names, scrub)
     sha256 = prov.file_hash(file)
     label = prov.public_name(file, sha256, keep=config.record_names)
     scrub.hide(file, label)
     how = keywords(reader.read, config.input, f"options of the reader {reader.name}")
     data = reader.read(file, **how)
+    prior_name = config.prior or (domain.suited(data) if domain.suited else domain.default_prior)
+    prior = load_prior(prior_name).eval().requires_grad_(False)
+    prior_facts = _prior_facts(prior, prior_name, config.record_names, scrub)
     items = parse_slices(config.slices, domain.items(data))
     log.info(f"input   {file.name}  {reader.name}  {domain.items(data)} items  sha256 {sha256[:12]}")
     for warning in getattr(data, "warnings", ()):
@@ -277,7 +278,7 @@ def _finish(
         "input": {"name": run.label, "sha256": run.input_sha256, "size": run.document["input"]["size"],
         "reader": run.reader},
         "prior": {k: v for k, v in run.prior_facts.items() if k != "card"}, "seed": config.seed,
-        "seed_rule": "each sample: SHA-256 of seed, item and sample number",
+        "seed_rule": f"each sample: SHA-256 of seed, {0 if config.coupled else 'item'} and sample number",
         "environment": prov.environment(run.device),
         "started": started, "ended": prov.now(), "citations": outputs.citations(run.sampler, run.prior_facts["card"]),
         "outputs": [p.name for p in paths], "disclaimer": prov.DISCLAIMER,

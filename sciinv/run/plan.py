@@ -23,7 +23,7 @@ PARTICLES = 64  # of a population unless asked otherwise: fewer keep too few anc
 
 @dc.dataclass(frozen=True)
 class Task:
-    """Some samples of one item; ``keys`` are the (item, sample) pairs that seed them."""
+    """Some samples of one item; ``keys`` are the pairs of numbers that seed them."""
 
     item: int
     chunk: int
@@ -73,12 +73,16 @@ def population(config: RunConfig, sampler: Sampler) -> int | None:
     return config.particles
 
 
-def tasks(items: Sequence[int], samples: int, chunk: int) -> list[Task]:
-    """One task an item and chunk, items in order; a population is one chunk."""
+def tasks(items: Sequence[int], samples: int, chunk: int, coupled: bool = False) -> list[Task]:
+    """One task an item and chunk, items in order; a population is one chunk.
+
+    Coupled items share their seeds (common random numbers): sample k of every item is made of the same noise, so that
+    it changes from slice to slice as the data do. The law of each item is what it was; items are no longer independent.
+    """
     out = []
     for item in items:
         for number, first in enumerate(range(0, samples, chunk)):
-            keys = tuple((item, k) for k in range(first, min(first + chunk, samples)))
+            keys = tuple((0 if coupled else item, k) for k in range(first, min(first + chunk, samples)))
             out.append(Task(item, number, keys))
     return out
 
@@ -112,6 +116,7 @@ def document(
         **({} if particles is None else {"particles": particles}),
         "chunk": min(config.chunk or CHUNK, particles or config.samples),
         "seed": config.seed,
+        **({"coupled": True} if config.coupled else {}),
         "device": device,
         "level": config.level,
         "fastmri": config.fastmri,
