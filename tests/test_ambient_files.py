@@ -7,15 +7,18 @@ import json
 import math
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from astropy.io import fits
+from ct_files import dxchange
 from sciinv_mri.problem import problem
 from sciinv_mri.sense import Sense
 from sciinv_mri.simulate import simulate
 
 from sciinv.cli import main
-from sciinv.errors import MismatchError
+from sciinv.errors import MismatchError, Unsupported
 from sciinv.generic.mask import Mask
 from sciinv.noise import Gaussian
 from sciinv.plugins import domains, find_reader
@@ -226,6 +229,56 @@ def test_an_interferometer_trains_by_the_same_code_and_one_coverage_is_not_enoug
     net.initialise(keyed(1))
     task.loss(net, 0, range(2)).backward()
     assert float(net.leave.weight.grad.abs().max()) > 0
+
+
+def dead_cell(folder: Path, poison: float) -> list[Problem]:
+    """Two slices of a CT scan whose sixth cell is dead."""
+    path = dxchange(folder / f"{poison}.h5", seed=1)
+    with h5py.File(path, "r+") as file:
+        file["exchange/data_white"][..., 5] = 100.0
+        file["exchange/data_dark"][..., 5] = 100.0
+        file["exchange/data"][..., 5] = poison
+    return read_measurements(path, options={"ct": {"noise": "gaussian"}}).problems[0]
+
+
+def flagged(folder: Path, poison: float) -> list[Problem]:
+    """An observation of which every third visibility is flagged."""
+    path = folder / f"{poison}.uvfits"
+    with fits.open(domains()["vlbi"].demo(folder / "demo")) as units:
+        data = units[0].data.data
+        data[::3, ..., :2], data[::3, ..., 2] = poison, 0
+        units.writeto(path)
+    return read_measurements(path, options={"vlbi": {"products": ["vis"], "npix": 16, "flux": 1.0}}).problems[0]
+
+
+@pytest.mark.parametrize(("read", "poisons"), [(dead_cell, (0.0, 7e6)), (flagged, (0.0, float("nan"), 1e9))])
+def test_dead_cells_and_flagged_visibilities_never_reach_the_loss(tmp_path, read, poisons):
+    found = []
+    for poison in poisons:
+        data = Measurements(read(tmp_path, poison))
+        net = UNet(channels=2, widths=(8,), blocks=(1,))
+        net.initialise(keyed(1))
+        config = TrainConfig(batch=2, sigma_data=0.4, sigma_max=50.0)
+        numbers = [
+            float(Corrupted(method, data, config).loss(net, 0, range(2)).detach())
+            for method in ("ambient", "ambient-noisy")
+        ]
+        prior = fit_gaussian(data, 0)
+        draws = expectation(data, prior.__getitem__, MMPS(steps=3), 0, 0, items=[0])
+        found.append((numbers, draws.images[0]))
+        with pytest.raises((MismatchError, Unsupported)):
+            Corrupted("tweedie", data, config)
+        with pytest.raises((MismatchError, Unsupported)):
+            Corrupted("gsure", data, config)
+    assert all(math.isfinite(v) and v > 0 for v in found[0][0]) and torch.isfinite(found[0][1]).all()
+    for numbers, images in found[1:]:
+        assert numbers == found[0][0] and torch.equal(images, found[0][1])
+
+
+def test_counts_are_refused_with_a_way_out(tmp_path):
+    path = dxchange(tmp_path / "few.h5", blank=20.0)
+    with pytest.raises(Unsupported, match=r"Gaussian noise.*PoissonTransmission"):
+        Measurements(read_measurements(path, options={"ct": {"noise": "poisson"}}).problems[0])
 
 
 def test_the_page_shows_curves_and_escapes_what_files_say(tmp_path):

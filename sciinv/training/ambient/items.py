@@ -114,6 +114,12 @@ class Measurements:
                     "a prior is learned from linear measurements", where=f"item {number}",
                     found=type(problem.operator).__name__, hint="a linear product of the same data",
                 )  # fmt: skip
+            if not problem.noise.white:
+                raise Unsupported(
+                    "a prior is learned from data with white Gaussian noise", where=f"item {number}",
+                    found=type(problem.noise).__name__,
+                    hint="the domain's option for Gaussian noise, such as --set ct.noise=gaussian",
+                )  # fmt: skip
             self.problems.append(_clean(problem, number))
         self.groups: list[list[int]] = []
         shapes: dict[tuple[Space, Space], int] = {}
