@@ -200,6 +200,9 @@ def test_em_that_is_cut_gives_the_same_weights(tmp_path):
     first = (tmp_path / "b" / "lap-01" / "draws.safetensors").stat().st_mtime_ns
     assert torch.equal(whole, em(tmp_path / "b"))
     assert (tmp_path / "b" / "lap-01" / "draws.safetensors").stat().st_mtime_ns == first
+    # no lap is scored twice, and the scores are those of the run that was not cut
+    logs = [(tmp_path / run / "log.jsonl").read_text() for run in "ab"]
+    assert logs[0] == logs[1] and logs[0].count("density") == 2
     assert not torch.equal(whole, weights(network(1)))
 
 

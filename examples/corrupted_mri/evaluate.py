@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sciinv_mri import baselines
 from sciinv_mri.fft import crop_centre
@@ -60,19 +61,23 @@ def figures(image: Tensor, reference: Tensor) -> dict[str, float]:
     }
 
 
-def row(data: KSpace, truth: Tensor, rate: float, seed: int, priors: dict[str, Any], n: int) -> dict[str, Any]:
-    """Figures of every method for one slice, one mask."""
+def row(
+    data: KSpace, truth: Tensor, rate: float, seed: int, priors: dict[str, Any], n: int, images: Path
+) -> dict[str, Any]:
+    """Figures of every method for one slice, one mask; their magnitudes go to an ``.npz`` file."""
     few = undersample(data, rate, LINES[rate], "random", seed)
     ready, inverse = prepare(few, MRIOptions()), problem(few, 0)
     reference = truth / ready.scale
     head = reference > 0.08
     out: dict[str, Any] = {"zero-filled": figures(baselines.zero_filled(ready), reference)}
+    shown = {"reference": reference}
     for name, method, grid in (
         ("SENSE", baselines.sense, SENSE_GRID),
         ("L1-wavelet", baselines.l1_wavelet, L1_GRID),
     ):
         image, _, weight = baselines.best(method, ready, reference, grid)
         out[name] = figures(image, reference) | {"weight": weight}
+        shown[name] = image.abs()
     for name, prior in priors.items():
         start = time.process_time()
         drawn = sample(PnPDM(), inverse, prior.at(inverse.domain.shape), [(0, k) for k in range(n)], seed=seed)
@@ -85,7 +90,24 @@ def row(data: KSpace, truth: Tensor, rate: float, seed: int, priors: dict[str, A
             "chi2": float(inverse.chi2(drawn.x).mean() / inverse.n_data),
             "cpu_s": time.process_time() - start,
         }
+        shown |= {name: s["mean"].abs(), f"std, {name}": s["std"]}
+    np.savez_compressed(images, **{k: v.numpy().astype(np.float32) for k, v in shown.items()})
     return out
+
+
+def picture(files: list[Path], path: Path) -> None:
+    """One row a file: all magnitudes on one scale, standard deviations times five."""
+    import matplotlib.pyplot as plt
+
+    loaded = [np.load(file, allow_pickle=False) for file in files]
+    _, axes = plt.subplots(len(files), len(loaded[0].files), figsize=(2 * len(loaded[0].files), 2.2 * len(files)))
+    for line, images in zip(np.atleast_2d(axes), loaded, strict=True):
+        for axis, name in zip(line, images.files, strict=True):
+            axis.imshow(images[name] * (5 if name.startswith("std") else 1), cmap="gray", vmin=0, vmax=1.1)
+            axis.set_title(name + (" x 5" if name.startswith("std") else ""), fontsize=9)
+            axis.axis("off")
+    plt.tight_layout()
+    plt.savefig(path, dpi=70)
 
 
 def main() -> None:
@@ -96,6 +118,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--rates", type=float, nargs="+", default=list(LINES))
     parser.add_argument("--priors", nargs="+", default=["clean", "em"], help="folders of WORK with a prior.safetensors")
+    parser.add_argument("--figure", type=Path, help="PNG of the first slice and the first mask of the brain")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     priors = {f"prior: {name}": load_prior(arguments.work / name / "prior.safetensors") for name in arguments.priors}
@@ -106,9 +129,13 @@ def main() -> None:
         for name, seed, data, truth in sources:
             key = f"{name}, x{rate:g}, {seed}"
             if key not in rows:
-                rows[key] = row(data, truth, rate, seed, priors, arguments.samples)
+                images = arguments.work / f"{key.replace(', ', '_').replace(' ', '-')}.npz"
+                rows[key] = row(data, truth, rate, seed, priors, arguments.samples, images)
                 path.write_text(json.dumps(rows, indent=1))
     print("| data | method | PSNR | NRMSE | SSIM | coverage | one sample | n |\n|---|---|---|---|---|---|---|---|")
+    if arguments.figure:
+        picture([*sorted(arguments.work.glob("held-out*_0.npz")), *sorted(arguments.work.glob("real*_0.npz"))],
+                arguments.figure)  # fmt: skip
     means = {}
     for case in dict.fromkeys(key.rpartition(", ")[0] for key in rows):
         same = [v for key, v in rows.items() if key.rpartition(", ")[0] == case]

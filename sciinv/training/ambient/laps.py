@@ -7,6 +7,7 @@ the minutes of the run are shared out evenly over the laps. Every lap ends with 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -75,6 +76,7 @@ def train_em(
                   minutes=None if config.minutes is None else config.minutes / settings.laps)  # fmt: skip
     shape = data.state_space().shape
     average, course, found = network, list[float](), dict[str, float]()
+    scores = _scores(out / "log.jsonl")
     for lap in range(settings.laps):
         folder = out / f"lap-{lap:02d}"
         draws = _draws(folder, rank, lambda lap=lap, p=priors, s=sampler: expectation(  # type: ignore[misc]
@@ -86,13 +88,15 @@ def train_em(
             data.problems[0].domain.dtype.is_complex,
         ).eval()  # fmt: skip
         priors, sampler = same(prior, data), settings.sampler
-        found = {"misfit": misfit(data, draws)}
-        if others is not None:
+        step = (lap + 1) * one.steps
+        known = scores.get((lap, step))
+        found = known or {"misfit": misfit(data, draws)}
+        if others is not None and known is None:
             items = range(min(len(others), settings.scored))
             found["density"] = held_out_density(others, same(prior, others), sampler, config.seed, items=items)
-            course.append(found["density"])
-        if rank == 0:
-            append_json(out / "log.jsonl", {"step": (lap + 1) * one.steps, "lap": lap, "held_out": found})
+        course += [found["density"]] if "density" in found else []
+        if rank == 0 and known is None:
+            append_json(out / "log.jsonl", {"step": step, "lap": lap, "held_out": found})
         if 0 < config.patience < len(course) and max(course[-config.patience :]) <= max(course[: -config.patience]):
             break
     return average, found
@@ -111,6 +115,13 @@ def _draws(folder: Path, rank: int, make: Callable[[], Draws]) -> Draws:
         write_bytes(path, save({name: x.cpu().contiguous() for name, x in tensors.items()}))
     found = sorted(load_file(path).items())
     return Draws(*([x for name, x in found if name.startswith(kind)] for kind in ("images.", "items.")))
+
+
+def _scores(path: Path) -> dict[tuple[int, int], dict[str, float]]:
+    """Held-out numbers by (lap, step) that the log of an earlier part of the run holds."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    entries = [json.loads(line) for line in lines]
+    return {(e["lap"], e["step"]): e["held_out"] for e in entries if "lap" in e and "held_out" in e}
 
 
 def _chunk(data: Measurements) -> int:
