@@ -191,6 +191,7 @@ def test_em_that_is_cut_gives_the_same_weights(tmp_path):
         pass
 
     def interrupt(entry):
+        assert 0 <= entry["part"] <= 1 and ("loss" in entry or entry["drawn"] == entry["items"] == 6)
         if entry["lap"] == 1 and entry["step"] == 2:
             raise Stop
 

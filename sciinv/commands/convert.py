@@ -71,7 +71,10 @@ def shown(log: Log, bar: Any) -> Callable[[dict[str, Any]], None]:
 
     def show(entry: dict[str, Any]) -> None:
         bar.step(int(1000 * min(float(entry["part"]), 1.0)), 1000)
-        log.detail(f"step {entry['step']}  loss {entry['loss']:.4f}  {clock(entry['seconds'])}")
+        if "drawn" in entry:
+            log.detail(f"lap {entry['lap']}: {entry['drawn']} of {entry['items']} posteriors drawn")
+        else:
+            log.detail(f"step {entry['step']}  loss {entry['loss']:.4f}  {clock(entry['seconds'])}")
 
     return show
 

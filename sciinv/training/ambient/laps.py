@@ -79,8 +79,9 @@ def train_em(
     scores = _scores(out / "log.jsonl")
     for lap in range(settings.laps):
         folder = out / f"lap-{lap:02d}"
-        draws = _draws(folder, rank, lambda lap=lap, p=priors, s=sampler: expectation(  # type: ignore[misc]
-            data, p, s, config.seed, lap, draws=settings.draws, chunk=_chunk(data)))  # fmt: skip
+        told = None if progress is None else _drawing(progress, lap, settings.laps, one.steps)
+        draws = _draws(folder, rank, lambda lap=lap, p=priors, s=sampler, t=told: expectation(  # type: ignore[misc]
+            data, p, s, config.seed, lap, draws=settings.draws, chunk=_chunk(data), progress=t))  # fmt: skip
         shown = None if progress is None else _within(progress, lap, settings.laps)
         average, _ = train(network, draws, one, folder, progress=shown)
         prior = NetworkPrior(
@@ -127,6 +128,10 @@ def _scores(path: Path) -> dict[tuple[int, int], dict[str, float]]:
 def _chunk(data: Measurements) -> int:
     """Items drawn together: about a million numbers."""
     return max(1, (1 << 20) // data.state_space().size)
+
+
+def _drawing(progress: Callable[[dict[str, Any]], None], lap: int, laps: int, steps: int) -> Callable[[int, int], None]:
+    return lambda done, n: progress({"lap": lap, "step": lap * steps, "drawn": done, "items": n, "part": lap / laps})
 
 
 def _within(progress: Callable[[dict[str, Any]], None], lap: int, laps: int) -> Callable[[dict[str, Any]], None]:
