@@ -26,7 +26,7 @@ from sciinv.training.ambient.items import Batch, Measurements, rows_like
 DENSE = 256
 """Largest state that is fitted with a dense covariance."""
 
-_FIELD_STEPS, _FIELD_ITEMS, _NUMBERS, _CG = 6, 12, 1 << 20, 60
+_FIELD_STEPS, _FIELD_ITEMS, _NUMBERS, _CG = 10, 12, 1 << 20, 60
 
 
 @dataclass(frozen=True)
