@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ct_htc import ITERATIONS, SETTINGS
+from ct_htc import ITERATIONS
 from sciinv_ct import io
 from sciinv_ct.baselines import tv
 from sciinv_ct.options import CTOptions
@@ -39,6 +39,8 @@ TISSUES = {
     "air": (-2000, -900), "lung": (-900, -500), "fat": (-200, -30), "soft": (-30, 100), "bone": (300, 4000),
 }  # fmt: skip
 VIEWS, PHOTONS = 60, 2e4
+SETTINGS = ("start=noise", "rho_max=1.0", "anneal=15", "stationary=3")
+"""Views all round leave nothing open at the scale of the object: the sweeps may start lower than for an arc."""
 WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 LEAST = 30
 """Pixels that a tissue needs to be in the table."""

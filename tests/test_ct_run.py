@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from sciinv_ct import DOMAIN
+from ct_files import dicom, dxchange
+from sciinv_ct import DOMAIN, io
 from sciinv_ct.phantom import FAMILIES
 from sciinv_ct.simulate import simulate
 
@@ -37,16 +38,22 @@ def test_counts_to_maps(tmp_path, noise):
     assert (tmp_path / "out" / "report.html").is_file() and len(list((tmp_path / "out" / "dicom").iterdir())) == 8
 
 
-def test_the_shipped_prior_is_that_of_the_family_at_any_size():
-    prior = load_prior(DOMAIN.default_prior)
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_shipped_priors_are_those_of_the_families_at_any_size(family):
+    prior = load_prior(f"ct_{family}")
     assert prior.space.shape[0] == 1 and not prior.complex_pair
     for n in (64, 128, 192):
-        images = [FAMILIES["piecewise"](np.random.default_rng([99, k]), n) for k in range(4)]
+        images = [FAMILIES[family](np.random.default_rng([99, k]), n) for k in range(4)]
         clean = torch.from_numpy(np.stack(images))[:, None]
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(n))
         with torch.no_grad():
             error = (prior.at((n, n)).denoise(clean + 0.3 * noise, torch.tensor(0.3)) - clean).square().mean().sqrt()
         assert float(error) < 0.13, (n, error)  # a Gaussian with the family's variance would leave 0.26
+
+
+def test_hounsfield_units_ask_for_the_prior_of_bodies(tmp_path):
+    assert DOMAIN.suited(io.read(dicom(tmp_path / "a"))) == "ct_body"
+    assert DOMAIN.suited(io.read(dxchange(tmp_path / "b"))) == DOMAIN.default_prior == "ct_piecewise"
 
 
 def test_the_demo_is_the_same_file_every_time(tmp_path):

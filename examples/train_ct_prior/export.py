@@ -35,8 +35,9 @@ ABOUT = {
         "resolution": "128 x 128 pixels, whole sections or closer; runs at any size from 64 on",
         "intensity": "attenuation over that of water: 1, within 1 %; air 0, bone up to 2.4",
         "anatomy": "adult-like sections without implants or metal; drawn, so anatomy is only roughly right",
-        "known_failures": "Not a population: fine anatomy at few views is plausible, not measured. Metal, implants, "
-        "texture of trabecular bone and lung parenchyma are unknown to it. Not for diagnosis.",
+        "known_failures": "It knows tissues and edges, not bodies: drawn without data its samples are lumps of tissue, "
+        "so what wide gaps between views hide is invented without anatomy. Use it where the views go all round. Metal, "
+        "implants, texture of trabecular bone and lung parenchyma are unknown to it. Not for diagnosis.",
     },
 }
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("family", choices=sorted(ABOUT))
     parser.add_argument("run", type=Path)
     parser.add_argument("weights", type=Path)
+    parser.add_argument("--grown", type=int, default=0, help="steps of the coarse run that it was grown from")
     parser.add_argument("--coverage", type=json.loads, default={}, help="measured, e.g. '{\"discs, 90 degrees\": 0.8}'")
     a = parser.parse_args()
     spec = spec_of(a.run)
@@ -58,13 +60,14 @@ def main() -> None:
     config, step = json.loads(metadata["config"]), int(metadata["step"])
     lines = [json.loads(line) for line in (a.run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     held_out = [line["held_out"] for line in lines if "held_out" in line and line["step"] <= step]
+    grown = f"; its coarser stages from a network without the finest one, {a.grown} steps" if a.grown else ""
     count = sum(p.numel() for p in network.parameters()) / 1e6
     card = ModelCard(
         name=f"ct_{a.family}",
         licence="MIT",
         training=f"{step} steps of {config['batch']} slices of a pool of 4,096, {float(metadata['seconds']) / 60:.0f} "
         f"minutes on a shared core, float32; AdamW {config['learning_rate']:g}, cosine, average {config['ema']:g}; "
-        f"{count:.1f} M parameters stored in float16",
+        f"{count:.1f} M parameters stored in float16{grown}",
         seed=SEED[a.family],
         held_out_error={k: round(v, 5) for k, v in held_out[-1].items()} if held_out else {},
         coverage=a.coverage,

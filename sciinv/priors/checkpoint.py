@@ -29,6 +29,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {"unet": UNet}
 """What a checkpoint may ask for."""
 
 EMBEDDED = {
+    "ct_body": "5ffb0a449cc841fcb7144a271b21e1e7356c5526dcaf44ccd620e5953adbbf01",
     "ct_piecewise": "4c0f740cfdf812cc1f3ca1f52c7d85fc5360b41b7684b9baba95d3ada28a67c3",
     "brain_mri": "d73f67cff42ebe398e642d66d2a103b9844e23f13618595f0014de71f9d4fe98",
     "vlbi_64": "80410345037efa8f389d8b8b8076594135aa6befdf40283bc0f5106fb859fa90",

@@ -43,10 +43,15 @@ def _domain() -> Domain:
         describe=io.describe,
         validate=io.validate,
         default_prior="ct_piecewise",
+        suited=_suited,
         baselines={"FBP": _fbp},
         # moment matching with a few conjugate-gradient steps is far from solved on projections
         method_settings={"pnpdm": {"start": "noise", "rho_max": 3.0, "anneal": 25, "stationary": 4}},
     )
+
+
+def _suited(data: Any) -> str:
+    return "ct_body" if data.units == "HU" else "ct_piecewise"
 
 
 def _problem(data: Any, item: int, options: Any) -> Any:
