@@ -31,8 +31,8 @@ from synthetic_brain import acquire, cut, magnitude
 SIZE, COILS, CALIB = 64, 8, 10
 
 
-def scan(anatomies: list[Anatomy], seed: int, index: int) -> tuple[KSpace, NDArray[np.complexfloating], int]:
-    """Fully sampled noisy k-space with its truth, the same k-space without noise, and the acceleration to apply."""
+def scan(anatomies: list[Anatomy], seed: int, index: int) -> tuple[KSpace, NDArray[np.complexfloating]]:
+    """Fully sampled noisy k-space with its truth, and the same k-space without noise."""
     rng = np.random.default_rng([seed, index])
     while True:
         weights = np.array([0.65 if a.has_head else 0.35 for a in anatomies])
@@ -47,7 +47,7 @@ def scan(anatomies: list[Anatomy], seed: int, index: int) -> tuple[KSpace, NDArr
     mean = np.abs(image)[np.abs(image) > 0.1].mean()
     noise = rng.normal(size=clean.shape) + 1j * rng.normal(size=clean.shape)
     noisy = (clean + mean / rng.uniform(20.0, 50.0) * noise).astype(np.complex64)
-    return whole(noisy, np.abs(image)[None].astype(np.float32)), clean, int(rng.integers(2, 4))
+    return whole(noisy, np.abs(image)[None].astype(np.float32)), clean
 
 
 def whole(kspace: NDArray[np.complexfloating], reference: NDArray[np.float32]) -> KSpace:
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--colin", type=Path, help="Colin27 head, see ../train_brain_prior")
     parser.add_argument("--count", type=int, default=240)
     parser.add_argument("--tests", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=2.0, help="net acceleration of the training scans")
     parser.add_argument("--seed", type=int, default=2026)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -83,11 +84,11 @@ def main() -> None:
         path, other = (arguments.out / name / f"scan_{index:04d}" for name in ("train", "clean_images"))
         if path.with_suffix(".h5").exists():
             continue
-        noisy, clean, rate = scan(anatomies, arguments.seed, index)
+        noisy, clean = scan(anatomies, arguments.seed, index)
         ready = prepare(whole(clean, noisy.reference), MRIOptions(calib=CALIB))
         image = torch.view_as_real(ready.combine(ready.kspace)).permute(2, 0, 1)
         np.save(other.with_suffix(".npy"), image.numpy().astype(np.float32))
-        write(path.with_suffix(".h5"), undersample(noisy, rate, CALIB, "random", index))
+        write(path.with_suffix(".h5"), undersample(noisy, arguments.rate, CALIB, "random", index))
 
 
 if __name__ == "__main__":
