@@ -45,7 +45,7 @@ CASES = {
 }  # fmt: skip
 SETTINGS = ("start=noise", "rho_max=3.0", "anneal=25", "stationary=3")
 """The annealed start: moment matching with its three conjugate-gradient steps is far from solved on projections."""
-WEIGHTS = (3.0, 10.0, 30.0, 60.0, 120.0)
+WEIGHTS = (5.0, 12.0, 30.0, 60.0)
 ITERATIONS = 300
 
 

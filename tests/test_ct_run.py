@@ -48,7 +48,7 @@ def test_the_shipped_priors_are_those_of_the_families_at_any_size(family):
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(n))
         with torch.no_grad():
             error = (prior.at((n, n)).denoise(clean + 0.3 * noise, torch.tensor(0.3)) - clean).square().mean().sqrt()
-        assert float(error) < 0.13, (n, error)  # a Gaussian with the family's variance would leave 0.26
+        assert float(error) < 0.1, (n, error)  # a Gaussian with the family's variance would leave 0.26
 
 
 def test_hounsfield_units_ask_for_the_prior_of_bodies(tmp_path):
