@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--rates", type=float, nargs="+", default=list(LINES))
     parser.add_argument("--priors", nargs="+", default=["clean", "em"], help="folders of WORK with a prior.safetensors")
-    parser.add_argument("--figure", type=Path, help="PNG of the first slice and the first mask of the brain")
+    parser.add_argument("--figure", type=Path, help="PNG of two of the held-out slices")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     priors = {f"prior: {name}": load_prior(arguments.work / name / "prior.safetensors") for name in arguments.priors}
@@ -143,8 +143,7 @@ def main() -> None:
                 path.write_text(json.dumps(rows, indent=1))
     print("| data | method | PSNR | NRMSE | SSIM | coverage | one sample | n |\n|---|---|---|---|---|---|---|---|")
     if arguments.figure:
-        picture([*sorted(arguments.work.glob("held-out*_0.npz")), *sorted(arguments.work.glob("real*_0.npz"))],
-                arguments.figure)  # fmt: skip
+        picture(sorted(arguments.work.glob(f"held-out*x{arguments.rates[-1]:g}_[04].npz")), arguments.figure)
     means = {}
     for case in dict.fromkeys(key.rpartition(", ")[0] for key in rows):
         same = [v for key, v in rows.items() if key.rpartition(", ")[0] == case]
