@@ -168,3 +168,13 @@ def test_doubles_are_improbable_for_a_prior_of_rings(family):
     fit = science.fit(obs, unit * ring, VISIBILITIES)
     inside, outside = (checks.alone(family.prior, fit, x, unit, PIXEL, 0, DRAWS).rank_p for x in (unit * ring, double))
     assert outside < LEVEL < 0.4 < inside
+
+
+def test_noise_that_the_sampler_left_is_no_mismatch(family):
+    obs = crescent(track(hours=3.0), seed=0)
+    unit = problem(obs, 0, VISIBILITIES).meta["scale"]
+    ring = torch.from_numpy(np.stack([family.draw(np.random.default_rng(k)) for k in range(SAMPLES)]))[:, None].float()
+    noisy = ring + 0.2 * torch.randn(ring.shape, generator=torch.Generator().manual_seed(0))
+    fit = science.fit(obs, unit * ring, VISIBILITIES)
+    blind, told = (checks.alone(family.prior, fit, unit * noisy, unit, PIXEL, 0, DRAWS, b).rank_p for b in (0.0, 0.2))
+    assert blind < LEVEL < 0.4 < told

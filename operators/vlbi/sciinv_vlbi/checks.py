@@ -19,6 +19,7 @@ from sciinv.diagnostics.alarms import RHAT
 from sciinv.operator import LinearOperator
 from sciinv.prior import Prior
 from sciinv.report.sections import Finding
+from sciinv.rng import Rng
 from sciinv_vlbi import science
 from sciinv_vlbi.rings import RING, is_ring, ring_parameters
 
@@ -56,6 +57,7 @@ def alone(
     pixel_uas: float,
     seed: int,
     count: int = misfit.DRAWS,
+    blur: float = 0.0,
 ) -> Alone:
     """Ask the prior for images of its own.
 
@@ -64,6 +66,8 @@ def alone(
     samples : ``(n, 1, side, side)`` in Jy per pixel.
     scale : Jy per pixel of the problem's unit.
     count : draws from the prior.
+    blur : standard deviation of the white noise, in the prior's units, that the sampler left in its samples: split
+        Gibbs that returns z. The draws get the same before they are compared.
     """
     prior = prior.at(tuple(samples.shape[-2:]))
     draws = misfit.prior_draws(prior, count, seed)
@@ -73,7 +77,8 @@ def alone(
     if isinstance(back, LinearOperator) and back.isometry is not None:
         states = back.adjoint((samples / scale).to(images)) / back.isometry**2
         levels = misfit.default_levels(prior, draws)
-        p = misfit.rank_p(*(misfit.improbability(prior, x, levels, seed=seed) for x in (states, draws)))
+        alike = draws + blur * Rng(seed, [(k, -5) for k in range(count)], draws.device).normal_like(draws)
+        p = misfit.rank_p(*(misfit.improbability(prior, x, levels, seed=seed) for x in (states, alike)))
     return Alone(science.by_product(found.problem, images.cpu())[0], ring_parameters(images, pixel_uas), p)
 
 

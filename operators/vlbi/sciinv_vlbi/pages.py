@@ -25,7 +25,9 @@ def sections(data: Observation, results: Sequence[ItemResult], context: RunConte
     rings = science.measure(result.samples, result.summary["mean"], result.meta)
     prior = None
     if context.network is not None:
-        prior = checks.alone(context.network, fit, result.samples, float(result.meta["scale"]), pixel, context.seed)
+        blur = float(context.sampler["rho_min"]) if context.sampler.get("returns") == "z" else 0.0
+        scale = float(result.meta["scale"])
+        prior = checks.alone(context.network, fit, result.samples, scale, pixel, context.seed, blur=blur)
     return [
         _sky(result, rings, pixel, data.frequency[0]),
         _ring(rings, prior, result),
