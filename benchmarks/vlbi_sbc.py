@@ -41,6 +41,7 @@ from sciinv.problem import Problem
 from sciinv.reduced import Reduced
 from sciinv.rng import Rng
 from sciinv.samplers import METHODS, sample
+from sciinv.samplers.exact import guide
 from sciinv.samplers.kernels import prior_step
 
 SEED, FINE = 20261122, 0.15
@@ -106,8 +107,12 @@ def main() -> None:
         x = prior.sigma_max * rng.normal((1, SIDE, SIDE))
         truth = prior_step(Counted(prior), x, prior.sigma_max, rng, FINE)[0]
         data = observed(night, truth, chosen, k)
-        # all share the row space, which costs more than a chain: only what is done with the visibilities differs
-        shared = shared or data.reduced
+        # all share the row space and the errors there, which cost more than the chains: only what is done with the
+        # visibilities differs
+        if shared is None:
+            shared = data.reduced
+            errors = guide.denoising_errors(Counted(prior), shared)
+            guide.denoising_errors = lambda prior, seen, errors=errors: errors  # type: ignore[assignment, misc]
         data.__dict__["reduced"] = dc.replace(shared, outer=data.operator.split()[0])
         samples = sample(method, data, prior, given.chains, SEED + k)
         log_w = torch.zeros(given.chains) if samples.log_w is None else samples.log_w
