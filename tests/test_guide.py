@@ -63,7 +63,8 @@ def test_the_guess_is_the_density_of_the_data_and_the_mean_that_of_the_posterior
     density = torch.distributions.MultivariateNormal(torch.zeros(3, dtype=F64), s).log_prob(r)
     assert float(found.value[0] - found.value[1]) == pytest.approx(float(density[0] - density[1]), rel=1e-4)
     regression = torch.linalg.solve(basis @ cov @ basis.T, basis @ cov @ (torch.eye(6, dtype=F64) - basis.T @ basis))
-    counted.memo["errors", problem.reduced.basis] = guide.Errors([t], (basis @ cov @ basis.T / t**2)[None], regression[None])
+    errors = guide.Errors([t], (basis @ cov @ basis.T / t**2)[None], regression[None])
+    counted.memo["errors", basis] = errors
     mean, again, plain = guide.matched_mean(problem, counted, x, t)
     expected = d[:, 0] + r @ torch.linalg.inv(s) @ a @ cov
     assert torch.allclose(mean[:, 0], expected, rtol=1e-4, atol=1e-4)
