@@ -274,3 +274,23 @@ def test_two_takers_of_a_stale_lock_do_not_both_win(tmp_path: Path) -> None:
         for worker in workers:
             worker.join()
         assert held.value == 1
+
+
+@pytest.mark.parametrize("writer", ["write_json", "_make"])
+def test_a_folder_that_a_kill_left_while_it_was_made_is_taken_up_again(writer, tmp_path, monkeypatch) -> None:
+    from sciinv.io import runfolder
+
+    out, real, calls = tmp_path / "out", getattr(runfolder, writer), []
+
+    def die(*words):
+        calls.append(words)
+        if writer == "write_json" or len(calls) == 2:  # the first folder is the output folder itself
+            raise KeyboardInterrupt
+        return real(*words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runfolder, writer, die)
+        with pytest.raises(KeyboardInterrupt), RunFolder(out, {"a": 1}):
+            pass
+    with RunFolder(out, {"a": 1}) as again:
+        assert again.work.is_dir() and runfolder.read_plan(out) == {"a": 1}

@@ -124,14 +124,16 @@ class RunFolder:
                 raise UsageError(
                     "this part of the output folder is a link and would be written elsewhere", where=folder.name
                 )
+        for marker in MARKERS:
+            (self.path / marker).unlink(missing_ok=True)
+        # before any folder is made: without it a folder that a kill left behind would belong to nobody
+        if not self.resumed:
+            write_json(self.path / "plan.json", self.document)
+        for folder in (self.work, self.checkpoints):
             _make(folder)
         for folder in (self.path, self.work, self.checkpoints):
             for leftover in folder.glob(".*.partial"):  # a killed writer's temporary files
                 leftover.unlink(missing_ok=True)
-        for marker in MARKERS:
-            (self.path / marker).unlink(missing_ok=True)
-        if not self.resumed:
-            write_json(self.path / "plan.json", self.document)
 
     def _is_complete(self) -> bool:
         """Whether the run succeeded and everything it wrote is still here."""
