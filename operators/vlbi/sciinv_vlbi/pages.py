@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sciinv.report.sections import Section, Table, plate
 from sciinv.results import ItemResult, RunContext
@@ -22,21 +23,21 @@ def sections(data: Observation, results: Sequence[ItemResult], context: RunConte
     (result,) = results
     pixel = float(result.meta["pixel_uas"])
     fit = science.fit(data, result.samples, context.options)
-    rings = science.measure(result.samples, result.summary["mean"], result.meta)
+    placed = science.placed(result.samples, result.summary["mean"], result.meta)
+    rings = science.measure(result.samples, placed.turned, result.meta)
     prior = None
     if context.network is not None:
         blur = float(context.sampler["rho_min"]) if context.sampler.get("returns") == "z" else 0.0
         scale = float(result.meta["scale"])
         prior = checks.alone(context.network, fit, result.samples, scale, pixel, context.seed, blur=blur)
     return [
-        _sky(result, rings, pixel, data.frequency[0]),
+        _sky(result, placed.x, rings, pixel, data.frequency[0]),
         _ring(rings, prior, result),
         _fit(fit, prior, context.options),
     ]
 
 
-def _sky(result: ItemResult, rings: Rings, pixel: float, frequency: float) -> Section:
-    moved = science.placed(result.samples, result.summary["mean"], result.meta).x
+def _sky(result: ItemResult, moved: Tensor, rings: Rings, pixel: float, frequency: float) -> Section:
     mean, std, samples = (
         np.asarray(x.float().squeeze(-3)) for x in (result.summary["mean"], result.summary["std"], moved)
     )

@@ -217,7 +217,6 @@ def modes(samples: Tensor, pixel_uas: float) -> NDArray[np.int64]:
     return np.asarray(np.argsort(order)[label.reshape(-1)], np.int64)
 
 
-def measure(samples: Tensor, mean: Tensor, meta: Mapping[str, Any]) -> dict[str, Floats]:
-    """Ring parameters of samples ``(n, 1, side, side)``, `rings.ring_parameters`, turned as in `placed`."""
-    turned = placed(samples, mean, meta).turned
+def measure(samples: Tensor, turned: Tensor, meta: Mapping[str, Any]) -> dict[str, Floats]:
+    """Ring parameters of samples ``(n, 1, side, side)``, `rings.ring_parameters`, `turned` as in `Placed`."""
     return ring_parameters(align.turn_round(samples[:, 0], turned)[:, None], float(meta["pixel_uas"]))

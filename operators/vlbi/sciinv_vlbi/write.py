@@ -44,11 +44,8 @@ def write(out: Path, data: Observation, results: Sequence[ItemResult], context: 
         write_image(out / f"{name}.fits", _sky(value), pixel, ra=data.ra, dec=data.dec, cards=cards)
         for name, value in maps.items()
     ]
-    mean = result.summary["mean"]
-    rings, placed = (
-        science.measure(result.samples, mean, result.meta),
-        science.placed(result.samples, mean, result.meta),
-    )
+    placed = science.placed(result.samples, result.summary["mean"], result.meta)
+    rings = science.measure(result.samples, placed.turned, result.meta)
     by = placed.by.double().numpy()
     step = -float(result.meta["pixel_uas"])  # rows run South, columns West
     table = {name: rings[name] for name in COLUMNS if name in rings} | {
