@@ -25,6 +25,13 @@ torch.set_num_threads(1)
 PACKAGES = ("sciinv", "torch", "numpy", "scipy", "deepinv", "azula", "sigpy", "astra-toolbox", "torchvision")
 
 
+def options(words: Sequence[str]) -> dict[str, Any]:
+    """``key=value`` words as settings."""
+    from sciinv.io.safe_yaml import parse_yaml
+
+    return {key: parse_yaml(text, where=key) for key, _, text in (word.partition("=") for word in words)}
+
+
 def race(
     contestants: Mapping[str, Callable[[], Any]], repeats: int = 7, inner: int = 1, warm_up: int = 1
 ) -> dict[str, float]:

@@ -10,7 +10,7 @@ pixels inside the object, raw.
 
 from __future__ import annotations
 
-from _common import finish, table  # isort: skip - sets one thread before torch is imported
+from _common import finish, options, table  # isort: skip - sets one thread before torch is imported
 
 import argparse
 import time
@@ -27,7 +27,6 @@ from torch import Tensor
 
 from sciinv.config import build
 from sciinv.diagnostics.metrics import coverage, error_correlation
-from sciinv.io.safe_yaml import parse_yaml
 from sciinv.priors.checkpoint import load_prior
 from sciinv.samplers import METHODS, sample
 
@@ -57,7 +56,7 @@ def main() -> None:
     parser.add_argument("--slices", nargs="*", default=list(SLICES))
     parser.add_argument("--out", type=Path, help="folder for the images as .npz, in Hounsfield units")
     a = parser.parse_args()
-    settings = {key: parse_yaml(text, where=key) for key, _, text in (word.partition("=") for word in a.words)}
+    settings = options(a.words)
     prior, method = load_prior(a.prior), build(METHODS[a.method], settings, a.method)
     rows, gains, covered = [], [], []
     for name in a.slices:

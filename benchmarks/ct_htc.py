@@ -14,7 +14,7 @@ posterior variance a Fourier coefficient among directions that no view sees, ove
 
 from __future__ import annotations
 
-from _common import finish, table  # isort: skip - sets one thread before torch is imported
+from _common import finish, options, table  # isort: skip - sets one thread before torch is imported
 
 import argparse
 import time
@@ -34,7 +34,6 @@ from torch import Tensor
 
 from sciinv.config import build
 from sciinv.diagnostics.metrics import coverage, error_correlation, psnr
-from sciinv.io.safe_yaml import parse_yaml
 from sciinv.priors.checkpoint import load_prior
 from sciinv.samplers import METHODS, sample
 
@@ -148,7 +147,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for the images as .npz")
     parser.add_argument("--figure", type=Path, help="picture of one disc a case, of the images in --out")
     a = parser.parse_args()
-    settings = {key: parse_yaml(text, where=key) for key, _, text in (word.partition("=") for word in a.words)}
+    settings = options(a.words)
     prior = load_prior(a.prior).at((a.size, a.size))
     method = build(METHODS[a.method], settings, a.method)
     c = (torch.arange(a.size) + 0.5) * 2 / a.size - 1

@@ -8,7 +8,7 @@ circle that every view sees, coverage inside the object, of the range of the sam
 
 from __future__ import annotations
 
-from _common import finish, table  # isort: skip - sets one thread before torch is imported
+from _common import finish, options, table  # isort: skip - sets one thread before torch is imported
 
 import argparse
 import time
@@ -24,7 +24,6 @@ from sciinv_ct.problem import baseline, problem
 
 from sciinv.config import build
 from sciinv.diagnostics.metrics import coverage, psnr
-from sciinv.io.safe_yaml import parse_yaml
 from sciinv.priors.checkpoint import load_prior
 from sciinv.samplers import METHODS, sample
 
@@ -52,7 +51,7 @@ def main() -> None:
     circle = torch.hypot(c, c[:, None]) < 1
     tried = {w: tv(near.linear, near.y, w, ITERATIONS).x[0] for w in WEIGHTS}
     weight = max(tried, key=lambda w: float(psnr(tried[w], reference, mask=circle)))
-    settings = {key: parse_yaml(text, where=key) for key, _, text in (word.partition("=") for word in a.words)}
+    settings = options(a.words)
     out = sample(build(METHODS["pnpdm"], settings, "pnpdm"), p, load_prior(a.prior).at((a.size, a.size)), a.samples, 7)
     x, summary, inside = out.x[:, 0], out.summary(0.9), p.meta["support"][0]
     fields = {"FBP": baseline(p)[0], f"TV, weight {weight:g}": tried[weight], "posterior mean": x.mean(0)}

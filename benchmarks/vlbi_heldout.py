@@ -13,7 +13,7 @@ With ``--peer`` eht-imaging images the same closures.
 
 from __future__ import annotations
 
-from _common import finish, table  # isort: skip - sets one thread before torch is imported
+from _common import finish, options, table  # isort: skip - sets one thread before torch is imported
 
 import argparse
 import dataclasses as dc
@@ -34,7 +34,7 @@ from sciinv_vlbi.rings import ring_parameters
 from sciinv_vlbi.science import centred
 from sciinv_vlbi.simulate import measure
 from torch import Tensor
-from vlbi_m87 import by_product, draw, options
+from vlbi_m87 import by_product, draw
 
 SIDE, FIELD, FLUX, SEED = 64, 128.0, 0.6, 987_654_321
 PIXEL = FIELD / SIDE

@@ -7,7 +7,7 @@ Samples fall into islands by their number: R-hat of the ring parameters is taken
 
 from __future__ import annotations
 
-from _common import finish, table  # isort: skip - sets one thread before torch is imported
+from _common import finish, options, table  # isort: skip - sets one thread before torch is imported
 
 import argparse
 import dataclasses as dc
@@ -36,13 +36,6 @@ from sciinv.samplers.smc import ess
 from sciinv.samples import Samples
 
 FIELD = 128.0
-
-
-def options(words: list[str]) -> dict[str, Any]:
-    """``key=value`` words as settings."""
-    from sciinv.io.safe_yaml import parse_yaml
-
-    return {key: parse_yaml(text, where=key) for key, _, text in (word.partition("=") for word in words)}
 
 
 def draw(data: Problem, prior: Path, method: str, settings: dict[str, Any], samples: int, seed: int) -> Samples:

@@ -13,7 +13,7 @@ where it stopped.
 
 from __future__ import annotations
 
-from _common import finish, table  # isort: skip - sets one thread before torch is imported
+from _common import finish, options, table  # isort: skip - sets one thread before torch is imported
 
 import argparse
 import dataclasses as dc
@@ -24,15 +24,13 @@ import numpy as np
 import torch
 from sciinv_vlbi import DOMAIN, io
 from sciinv_vlbi.averaging import average
-from sciinv_vlbi.observation import MICRO_ARCSECOND, Observation
+from sciinv_vlbi.observation import Observation
 from sciinv_vlbi.options import VLBIOptions
 from sciinv_vlbi.problem import problem
 from sciinv_vlbi.rings import ring_parameters
-from sciinv_vlbi.simulate import measure
 from scipy import stats
 from torch import Tensor
-from vlbi_heldout import FIELD, FLUX, PIXEL, SIDE
-from vlbi_m87 import options
+from vlbi_heldout import FIELD, FLUX, PIXEL, SIDE, observe
 
 from sciinv.config import build
 from sciinv.prior import Counted
@@ -66,11 +64,8 @@ def numbers(x: Tensor) -> dict[str, np.ndarray]:
 def observed(night: Observation, truth: Tensor, chosen: VLBIOptions, seed: int) -> Problem:
     """The inverse problem of a truth ``(1, SIDE, SIDE)`` in the prior's units; its total flux is a datum too."""
     scale = problem(night, 0, chosen).meta["scale"]
-    image = scale * truth[0].double().numpy()
-    clean = measure(night, image, PIXEL * MICRO_ARCSECOND, noise=0.0)
-    noisy = dc.replace(night, sigma=np.sqrt(night.sigma**2 + (0.02 * np.abs(clean.vis)) ** 2))
-    seen = measure(noisy, image, PIXEL * MICRO_ARCSECOND, gain=0.1, phases=True, seed=seed)
-    data = problem(seen, 0, chosen)
+    image = scale / FLUX * truth[0].double().numpy()
+    data = problem(observe(night, image, seed), 0, chosen)
     first, last = data.meta["products"]["flux"]
     data.y[first:last] = data.operator(truth[None])[0, first:last] + Rng(seed, [0]).normal((last - first,))[0]
     return data
