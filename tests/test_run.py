@@ -27,6 +27,15 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tiny.make(tmp_path / "a.tny")
 
 
+def dead() -> int:
+    """The number of a process that is gone."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
 def go(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict:
     found = main(["reconstruct", *FAST, *map(str, words), "--json"])
     out, err = capsys.readouterr()
@@ -199,10 +208,7 @@ def test_absurd_sizes_are_refused_early(file: Path, tmp_path: Path, capsys, monk
 def test_a_stale_lock_is_taken_over_and_a_live_one_is_not(tmp_path: Path) -> None:
     from sciinv.errors import UsageError
 
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+    pid = dead()
     import socket
 
     (tmp_path / ".lock").write_text(json.dumps({"pid": pid, "host": socket.gethostname(), "born": "1"}))
@@ -221,10 +227,7 @@ def test_a_stale_lock_is_looked_at_and_replaced_by_one_process_at_a_time(tmp_pat
     import multiprocessing
     import socket
 
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+    pid = dead()
     (tmp_path / ".lock").write_text(json.dumps({"pid": pid, "host": socket.gethostname(), "born": "1"}))
     context = multiprocessing.get_context("fork")
     inside = context.Event()
@@ -249,10 +252,7 @@ def test_two_takers_of_a_stale_lock_do_not_both_win(tmp_path: Path) -> None:
     import multiprocessing
     import socket
 
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+    pid = dead()
     context = multiprocessing.get_context("fork")
     for _ in range(20):
         (tmp_path / ".lock").write_text(json.dumps({"pid": pid, "host": socket.gethostname(), "born": "1"}))
