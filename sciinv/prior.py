@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +73,6 @@ class Counted:
         self.space, self.sigma_min, self.sigma_max = prior.space, prior.sigma_min, prior.sigma_max
         self.calls = 0
         self.vjps = 0
-        self.memo: dict[Any, Any] = {}  # what a method has measured once about this prior
 
     @property
     def to_physical(self) -> Operator:

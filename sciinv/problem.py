@@ -20,7 +20,7 @@ from sciinv.errors import MismatchError, Unsupported
 from sciinv.generic.diagonal import Diagonal
 from sciinv.linalg import cg
 from sciinv.noise import Gaussian, Noise
-from sciinv.operator import SVD, LinearOperator, Operator, Scaled, Space, inner
+from sciinv.operator import SVD, Identity, LinearOperator, Operator, Scaled, Space, inner
 from sciinv.reduced import Reduced
 from sciinv.rng import Rng
 from sciinv.spectral import Observed, Spectral
@@ -66,7 +66,12 @@ class Problem:
         return self.operator.capabilities() | ({"gaussian"} if self.noise.white else frozenset())
 
     def pullback(self, inner_op: Operator) -> Problem:
-        """The same data seen through another parametrisation, ``A -> A @ inner``."""
+        """The same data seen through another parametrisation, ``A -> A @ inner``.
+
+        The identity gives the problem itself, and with it what has been computed once.
+        """
+        if isinstance(inner_op, Identity) and inner_op.domain == self.domain:
+            return self
         return dc.replace(self, operator=self.operator @ inner_op)
 
     def chi2(self, x: Tensor) -> Tensor:

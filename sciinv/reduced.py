@@ -9,12 +9,16 @@ matter of speed. What it drops is bounded by ``|S w| <= CUTOFF s_max |w|``.
 from __future__ import annotations
 
 import dataclasses as dc
+from collections.abc import MutableMapping
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from sciinv.operator import LinearOperator, Operator, to_real
+from sciinv.prior import Prior
 
 CUTOFF = 3e-4
 """Singular values below this share of the largest do not count as seen (100 of 4,096 for the EHT of 2017)."""
@@ -31,12 +35,14 @@ class Reduced:
     outer, inner : ``g`` and ``S``.
     basis : V as rows, ``(r, d)``.
     seen : ``S V`` as real rows, ``(r, q)``.
+    measured : what a method has measured once about a prior in these directions, by prior.
     """
 
     outer: Operator
     inner: LinearOperator
     basis: Tensor
     seen: Tensor
+    measured: MutableMapping[Prior, Any] = dc.field(default_factory=WeakKeyDictionary)
 
     @staticmethod
     def of(operator: Operator, cutoff: float = CUTOFF) -> Reduced:

@@ -64,7 +64,7 @@ def test_the_guess_is_the_density_of_the_data_and_the_mean_that_of_the_posterior
     assert float(found.value[0] - found.value[1]) == pytest.approx(float(density[0] - density[1]), rel=1e-4)
     regression = torch.linalg.solve(basis @ cov @ basis.T, basis @ cov @ (torch.eye(6, dtype=F64) - basis.T @ basis))
     errors = guide.Errors([t], (basis @ cov @ basis.T / t**2)[None], regression[None])
-    counted.memo["errors", basis] = errors
+    problem.reduced.measured[prior] = errors
     mean, again, plain = guide.matched_mean(problem, counted, x, t)
     expected = d[:, 0] + r @ torch.linalg.inv(s) @ a @ cov
     assert torch.allclose(mean[:, 0], expected, rtol=1e-4, atol=1e-4)
@@ -117,15 +117,17 @@ def test_settling_sweeps_take_over_where_moment_matching_ends(monkeypatch: pytes
         sample(PnPDM(rho_max=30.0, settle=2), problem, prior, 2, seed=0)
 
 
-@pytest.mark.parametrize("returns", ["x", "z"])
-def test_both_marginals_have_their_law_at_a_fixed_width(returns: str) -> None:
-    """x: the prior with the data's noise inflated; z: the true noise with the prior blurred."""
+@pytest.mark.parametrize("returns", ["x", "z", "seen"])
+def test_what_is_returned_has_their_law_at_a_fixed_width(returns: str) -> None:
+    """x: the data's noise inflated; z: the true noise and the prior blurred; seen: blurred in the row space alone."""
     rho = 0.6
     hidden, prior, _ = split_problem()
     a, sigma = hidden.operator.inner.as_matrix(), hidden.noise.sigma
     mean, cov = prior.mean.flatten(), (prior.basis * prior.variances) @ prior.basis.T
     inflated = sigma**2 * torch.eye(3, dtype=F64) + (rho**2 * a @ a.T if returns == "x" else 0)
-    wide = cov + (rho**2 * torch.eye(6, dtype=F64) if returns == "z" else 0)
+    basis = hidden.reduced.basis.to(F64)
+    blurred = {"x": torch.zeros(6, 6, dtype=F64), "z": torch.eye(6, dtype=F64), "seen": basis.T @ basis}
+    wide = cov + rho**2 * blurred[returns]
     gain = wide @ a.T @ torch.linalg.inv(a @ wide @ a.T + inflated)
     expected = mean + gain @ (hidden.y - a @ mean), wide - gain @ a @ wide
     sampler = PnPDM(start="noise", rho_max=rho, rho_min=rho, anneal=1, stationary=25, log_step=0.1, returns=returns)

@@ -243,6 +243,8 @@ def test_nonlinear_problems_start_from_noise_only() -> None:
     problem, prior = ring_problem()
     with pytest.raises(MismatchError, match=r"linear.*start=noise.*dps"):
         sample(PnPDM(), problem, prior, 2, seed=0)
+    with pytest.raises(MismatchError, match=r"seen.*row space"):
+        sample(PnPDM(start="noise", returns="seen"), problem, prior, 2, seed=0)
     with pytest.raises(MismatchError, match=r"exact.*linear"):
         sample(PnPDM(start="noise", kernel="exact"), problem, prior, 2, seed=0)
     check_sampler(PnPDM(start="noise", anneal=3, rho_max=1.0, rho_min=0.3, inner=2), problem, prior)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sciinv.errors import MismatchError, UsageError
 from sciinv.operator import Operator
 from sciinv.prior import FULL, Prior
-from sciinv.priors.network import NetworkPrior, precondition
+from sciinv.priors.network import NetworkPrior
 from sciinv.problem import Problem
 
 
@@ -97,4 +97,4 @@ class AdaptedPrior(Prior):
             return cast(Tensor, torch.func.functional_call(self.prior.network, weights, (z, noise)))
 
         call: Callable[[Tensor, Tensor], Tensor] = network
-        return precondition(cast(nn.Module, call), x, sigma, self.prior.sigma_data)
+        return self.prior.estimate(cast(nn.Module, call), x, sigma)

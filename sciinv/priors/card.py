@@ -58,7 +58,10 @@ class ModelCard(_Strict):
 
 
 class CheckpointNote(_Strict):
-    """The JSON in the metadata of a prior's safetensors file."""
+    """The JSON in the metadata of a prior's safetensors file.
+
+    ``mean`` is that of all images of a nonnegative family (`sciinv.priors.simplex`).
+    """
 
     format: Literal["sciinv-prior-1"] = "sciinv-prior-1"
     architecture: Literal["unet"] = "unet"
@@ -69,6 +72,7 @@ class CheckpointNote(_Strict):
     complex_pair: bool = True
     spatial_shape: tuple[Width, Width] = (96, 96)
     predicts: Literal["E[x0|x_t]", "E[x0|A~ x_t, A~]"] = "E[x0|x_t]"
+    mean: Positive | None = None
     card: ModelCard
 
     @property
@@ -84,4 +88,6 @@ class CheckpointNote(_Strict):
             raise ValueError("a network that is told A~ needs a channel for it")
         if self.complex_pair and self.channels != 2:
             raise ValueError("a complex image needs two channels")
+        if self.mean is not None and (self.complex_pair or self.predicts != "E[x0|x_t]"):
+            raise ValueError("only real images denoised as a whole can share a mean")
         return self

@@ -52,7 +52,7 @@ def save_prior(
     note = CheckpointNote(
         hyperparameters=spec, sigma_data=prior.sigma_data, sigma_min=prior.sigma_min, sigma_max=prior.sigma_max,
         complex_pair=prior.complex_pair, spatial_shape=(height, width), card=card,
-        predicts=prior.predicts,  # type: ignore[arg-type]
+        predicts=prior.predicts, mean=prior.mean,  # type: ignore[arg-type]
     )  # fmt: skip
     weights = {k: v.detach().to("cpu", dtype).contiguous() for k, v in prior.network.state_dict().items()}
     text = note.model_dump_json()
@@ -154,4 +154,5 @@ def load_prior(source: str | Path) -> NetworkPrior:
     return kind(
         network, note.spatial_shape, note.sigma_data, note.sigma_min, note.sigma_max, note.channels,
         note.complex_pair, note.card.model_dump() | {"predicts": note.predicts, "sha256": sha256(path)},
+        note.mean,
     )  # fmt: skip

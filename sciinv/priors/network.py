@@ -14,6 +14,7 @@ from sciinv.errors import MismatchError
 from sciinv.generic.codec import ChannelsToComplex
 from sciinv.operator import Identity, LinearOperator, Space
 from sciinv.prior import Prior
+from sciinv.priors.simplex import to_simplex
 
 
 def precondition(network: nn.Module, x: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
@@ -37,11 +38,13 @@ class NetworkPrior(Prior):
     channels : channels of the state; with ``complex_pair`` they are (re, im) of one complex image.
     complex_pair : whether `to_physical` joins two channels to one complex image.
     card : the model card, as read from the checkpoint (empty for a network that was just made).
+    mean : of all its images, if they are nonnegative and share one (`to_simplex`); None for other families.
     """
 
     def __init__(
         self, network: nn.Module, spatial_shape: tuple[int, ...], sigma_data: float = 0.25, sigma_min: float = 2e-3,
         sigma_max: float = 5.0, channels: int = 2, complex_pair: bool = True, card: dict[str, object] | None = None,
+        mean: float | None = None,
     ):  # fmt: skip
         super().__init__()
         if complex_pair and channels != 2:
@@ -49,6 +52,7 @@ class NetworkPrior(Prior):
         self.network, self.sigma_data = network, float(sigma_data)
         self.sigma_min, self.sigma_max = float(sigma_min), float(sigma_max)
         self.channels, self.complex_pair, self.card = channels, complex_pair, dict(card or {})
+        self.mean = mean
         self.space = Space((channels, *spatial_shape), torch.float32)
 
     @property
@@ -58,10 +62,17 @@ class NetworkPrior(Prior):
 
     def denoise(self, x: Tensor, sigma: Tensor) -> Tensor:
         """``E[x_0 | x]``; shapes as in `Prior.denoise`."""
-        return precondition(self.network, x, sigma, self.sigma_data)
+        return self.estimate(self.network, x, sigma)
+
+    def estimate(self, network: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
+        """What `denoise` returns with this network in place of the prior's own."""
+        d = precondition(network, x, sigma, self.sigma_data)
+        return d if self.mean is None else to_simplex(d, self.mean)
 
     def at(self, spatial: tuple[int, ...]) -> NetworkPrior:
-        """Return the same network (shared weights) for another image size."""
+        """Return the same network (shared weights) for another image size, this prior for its own."""
+        if tuple(spatial) == tuple(self.space.shape[1:]):
+            return self
         if len(spatial) != 2 or min(spatial) < 1:
             raise MismatchError(
                 "a network prior needs a height and a width", expected="(height, width)", found=str(tuple(spatial))
@@ -75,4 +86,5 @@ class NetworkPrior(Prior):
             self.channels,
             self.complex_pair,
             self.card,
+            self.mean,
         )

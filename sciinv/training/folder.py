@@ -120,8 +120,9 @@ def train_from_folder(
         held_out_error={k: max(v, 1e-9) for k, v in errors.items()},
     )
     prior = NetworkPrior(
-        average, (crop, crop), config.sigma_data, config.sigma_min, config.sigma_max, spec.channels, complex_pair
-    )
+        average, (crop, crop), config.sigma_data, config.sigma_min, config.sigma_max, spec.channels, complex_pair,
+        mean=None if complex_pair or not source.whole() else mean,
+    )  # fmt: skip
     path = out / "prior.safetensors"
     if processes(next(network.parameters()).device)[0] == 0:
         save_prior(prior, spec, card, path)

@@ -69,19 +69,19 @@ class Errors(NamedTuple):
 
 
 def denoising_errors(prior: Counted, seen: Reduced) -> Errors:
-    """Measure the errors on draws of the prior; kept in ``prior.memo``.
+    """Measure the errors on draws of the prior; kept in ``seen.measured``.
 
     The draws have their own seed: every sample of every run finds the same.
     """
-    if ("errors", seen.basis) not in prior.memo:
+    if prior.prior not in seen.measured:
         device, top = seen.basis.device, prior.sigma_max
         rng = Rng(0, [(-1, k) for k in range(DRAWS)], device)
         like = torch.zeros((DRAWS, *prior.space.shape), dtype=prior.space.dtype, device=device)
         x = prior_step(prior, top * rng.normal_like(like), top, rng, COARSE)
         levels = geometric(top, prior.sigma_min, LEVELS)
         found = [_regress(seen, (x - prior.denoise(x + t * rng.normal_like(x), t)) / t) for t in levels]
-        prior.memo["errors", seen.basis] = Errors(levels, *(torch.stack(part) for part in zip(*found, strict=True)))
-    return cast(Errors, prior.memo["errors", seen.basis])
+        seen.measured[prior.prior] = Errors(levels, *(torch.stack(part) for part in zip(*found, strict=True)))
+    return cast(Errors, seen.measured[prior.prior])
 
 
 def _regress(seen: Reduced, errors: Tensor) -> tuple[Tensor, Tensor]:

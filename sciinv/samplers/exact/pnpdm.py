@@ -63,8 +63,9 @@ class PnPDM(Sampler):
         ``noise``.
     settle : with ``mmps``, sweeps of falling width from rho_max to rho_min after the start, which then ends at rho_max:
         for nonlinear data, whose moment matching leaves more to the sweeps.
-    returns : x, whose law at rho_min has the likelihood of data with noise inflated; or z, with the true likelihood and
-        the prior blurred by rho_min, for data far more precise than the prior.
+    returns : x, whose law at rho_min has the likelihood of data with noise inflated; z, with the true likelihood and
+        the prior blurred by rho_min, for data far more precise than the prior; or seen, z in the row space of an
+        operator that splits and x beside it, where z is x and noise: the prior is blurred in what the data see alone.
     refute : chains stuck where the data refute them, at a chi-squared of this p-value, keep the weight of their
         likelihood over that of the limit; 0 keeps every chain at weight one. A rule for many modes, no exact weight.
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
@@ -98,14 +99,14 @@ class PnPDM(Sampler):
     inner: int = 10
     correct: bool = False
     settle: int = 0
-    returns: Literal["x", "z"] = "x"
+    returns: Literal["x", "z", "seen"] = "x"
     refute: float = 0.0
 
     def __post_init__(self) -> None:
         if not (
             0 < self.rho_min <= self.rho_max and self.anneal >= 1 and self.stationary >= 0 and self.order in (1, 2)
             and self.start in ("mmps", "noise") and self.inner >= 1 and self.settle >= 0
-            and self.returns in ("x", "z") and not (self.correct and (self.returns == "z" or self.refute))
+            and self.returns in ("x", "z", "seen") and not (self.correct and (self.returns != "x" or self.refute))
             and 0 <= self.refute < 1
         ):  # fmt: skip
             raise UsageError(
@@ -136,6 +137,10 @@ class PnPDM(Sampler):
                 found=", ".join(sorted(problem.capabilities())),
                 hint="correct=False with a smaller rho_min, or sgs_smc",
             )
+        if self.returns == "seen" and "split" not in problem.capabilities():
+            raise MismatchError(
+                "returns=seen needs an operator that splits off a row space", hint="returns=x, or returns=z"
+            )
         if self.start == "mmps":
             if not {"linear", "split"} & problem.capabilities():
                 raise MismatchError(
@@ -160,6 +165,9 @@ class PnPDM(Sampler):
         x = prior_step(prior, z, t, rng, self.log_step, self.order)
         if self.returns == "z":
             aux = {**aux, "last": z}
+        elif self.returns == "seen":
+            seen = problem.reduced
+            aux = {**aux, "last": x + seen.states(seen.coordinates(z - x))}
         gap = (x - z).flatten(1).square().mean(1)
         return State(x, aux=aux), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
 
