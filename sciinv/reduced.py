@@ -68,6 +68,10 @@ class Reduced:
         """``x - V V^T x``."""
         return x - self.states(self.coordinates(x))
 
+    def seen_from(self, z: Tensor, x: Tensor) -> Tensor:
+        """z in the row space and x beside it, ``x + V V^T (z - x)``."""
+        return x + self.states(self.coordinates(z - x))
+
     def linear(self, x: Tensor) -> Tensor:
         """``S x`` as real numbers, ``(n, q)``."""
         return to_real(self.inner(x), len(self.inner.codomain.shape))

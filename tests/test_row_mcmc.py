@@ -182,6 +182,29 @@ def test_who_may_use_it() -> None:
     assert torch.allclose(chained.reduced.seen.abs(), 2 * problem.reduced.seen.abs())
 
 
+def test_a_population_may_end_at_a_width_with_the_true_likelihood() -> None:
+    """returns=seen: the posterior of the prior blurred by rho_min in the row space; it is not that of the prior."""
+    problem, prior = gaussian_problem()
+    a, rho = problem.linear.as_matrix(), 0.7
+    hidden = Problem(problem.y, Split(Dense(a, (1, 6)), lambda s: s, 3), problem.noise)
+    out = sample(SGSSMC(rho_max=1.0, rho_min=rho, log_step=0.5, returns="seen"), hidden, prior, 500, 1,
+                 rng_factory=OneStream)  # fmt: skip
+    w, flat = out.weights.to(F64), out.x.flatten(1)
+    mean = w @ flat
+    cov = (flat - mean).T @ (w[:, None] * (flat - mean))
+    basis = hidden.reduced.basis.to(F64)
+    plain, errors = (prior.basis * prior.variances) @ prior.basis.T, []
+    for wide in (plain + rho**2 * basis.T @ basis, plain):
+        gain = wide @ a.T @ torch.linalg.inv(a @ wide @ a.T + problem.noise.sigma**2 * torch.eye(3, dtype=F64))
+        truth = prior.mean.flatten() + gain @ (problem.y - a @ prior.mean.flatten()), wide - gain @ a @ wide
+        errors.append(mean_cov_error(mean, cov, *truth))
+    (m, c), (m_other, c_other) = errors
+    assert m < 0.2 and c < 0.3, errors
+    assert max(m_other, c_other) > 0.35, errors
+    with pytest.raises(MismatchError, match="seen"):
+        sample(SGSSMC(returns="seen"), problem, prior, 4, 1)
+
+
 @pytest.mark.parametrize("make", [
     lambda: SGSSMC(rho_max=1.0, islands=2, log_step=0.5),
     pytest.param(

@@ -44,6 +44,13 @@ def go(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict:
     return json.loads(out) if out else {"stderr": err}
 
 
+def test_a_wrong_prior_is_told_before_the_data_are_read(file: Path, tmp_path: Path, capsys) -> None:
+    file.write_bytes(file.read_bytes()[:60])
+    damaged = go(capsys, file, "-o", tmp_path / "a", code=3)["stderr"]
+    assert "gone.safetensors" in go(capsys, file, "-o", tmp_path / "b", "--prior", "gone.safetensors", code=3)["stderr"]
+    assert "gone.safetensors" not in damaged
+
+
 def test_results_are_in_the_units_of_the_file(file: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     summary = go(

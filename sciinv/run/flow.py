@@ -170,13 +170,14 @@ def _prepare(file: Path, config: RunConfig, log: Log, scrub: prov.Scrubber) -> _
     options: Any = build(domain.options, values, f"options of {domain.name}")
     if not (config.prior or domain.default_prior):
         raise UsageError(f"{domain.name} comes with no prior", hint="--prior FILE; `sciinv train` makes one")
+    named = load_prior(config.prior) if config.prior else None  # a wrong one is refused before data are read
     sha256 = prov.file_hash(file)
     label = prov.public_name(file, sha256, keep=config.record_names)
     scrub.hide(file, label)
     how = keywords(reader.read, config.input, f"options of the reader {reader.name}")
     data = reader.read(file, **how)
     prior_name = config.prior or (domain.suited(data) if domain.suited else domain.default_prior)
-    prior = load_prior(prior_name).eval().requires_grad_(False)
+    prior = (named or load_prior(prior_name)).eval().requires_grad_(False)
     prior_facts = _prior_facts(prior, prior_name, config.record_names, scrub)
     items = parse_slices(config.slices, domain.items(data))
     log.info(f"input   {file.name}  {reader.name}  {domain.items(data)} items  sha256 {sha256[:12]}")

@@ -65,7 +65,12 @@ def joint_step(
         ratio, width, first = (up - beta) * fit, rho, beta == 0
     else:
         up, first = 1.0, False
-        if last or rho <= method.rho_min * (1 + 1e-9) or bool(enough(at(0.0))):
+        ends = last or rho <= method.rho_min * (1 + 1e-9)
+        if ends and method.returns == "seen":
+            state, info = method.reweigh(state, torch.zeros_like(fit), rng, 0.0)
+            state.x, state.done = problem.reduced.seen_from(z, x), True
+            return state, {**info, "rho": state.aux["rho"], "accept": x.new_ones(len(x))}
+        if ends or (method.returns == "x" and bool(enough(at(0.0)))):
             state, info = method.reweigh(state, at(0.0), rng, 0.0)
             state.done = True
             return state, {**info, "rho": torch.zeros_like(state.aux["rho"]), "accept": x.new_ones(len(x))}

@@ -166,8 +166,7 @@ class PnPDM(Sampler):
         if self.returns == "z":
             aux = {**aux, "last": z}
         elif self.returns == "seen":
-            seen = problem.reduced
-            aux = {**aux, "last": x + seen.states(seen.coordinates(z - x))}
+            aux = {**aux, "last": problem.reduced.seen_from(z, x)}
         gap = (x - z).flatten(1).square().mean(1)
         return State(x, aux=aux), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
 

@@ -21,7 +21,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sciinv.errors import UsageError
+from sciinv.errors import MismatchError, UsageError
 from sciinv.linalg import cg
 from sciinv.operator import inner
 from sciinv.prior import Counted
@@ -49,6 +49,8 @@ class SGSSMC(Population):
     rho_max : coupling width at which nonlinear data are let in.
     kernel, inner : Metropolis-corrected kernel on z for nonlinear data (auto is HMC, in the row space where the data
         see one) and its transitions a rung.
+    returns : x, at rho = 0; or seen, for nonlinear data of an operator that splits: the law at rho_min with z in the
+        row space and x beside it. The likelihood is the true one, the prior is blurred by rho_min in the row space.
     """
 
     name: ClassVar[str] = "sgs_smc"
@@ -66,12 +68,13 @@ class SGSSMC(Population):
     rho_max: float = 0.5
     kernel: Literal["auto", "mala", "hmc", "row_mala", "row_hmc"] = "auto"
     inner: int = 4
+    returns: Literal["x", "seen"] = "x"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (
             0 < self.ess_target < self.resample_below and 0 < self.rho_min <= self.rho_max and self.rungs >= 1
-            and self.order in (1, 2)
+            and self.order in (1, 2) and self.returns in ("x", "seen")
         ):  # fmt: skip
             raise UsageError(
                 "sgs_smc settings are impossible",
@@ -82,6 +85,8 @@ class SGSSMC(Population):
         return [float(k) for k in range(self.rungs, -1, -1)]
 
     def init(self, problem: Problem, prior: Counted, rng: Rng, like: Tensor) -> State:
+        if self.returns == "seen" and (problem.operator.linear or "split" not in problem.capabilities()):
+            raise MismatchError("returns=seen is for nonlinear data of an operator that splits", hint="returns=x")
         x = prior_step(prior, prior.sigma_max * rng.normal_like(like), prior.sigma_max, rng, self.log_step, self.order)
         if not problem.operator.linear:
             check_kernel(self.name, self.chosen(problem), problem)
