@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
 from sciinv.errors import InputError
 from sciinv_ct.fbp import fbp
@@ -20,8 +21,10 @@ from sciinv_ct.io.scan import Scan
 
 Floats = NDArray[np.float64]
 PIXELS = 512
-RIM = 4.0
-"""Chords shorter than this many pixels are left out: they lie where the outline is known to half a pixel only."""
+LEAST = 16
+"""Radius of the smallest disc in pixels."""
+SHORT = 0.1
+"""Chords below this part of the radius are left out: they pass where the outline is not a circle to a pixel."""
 
 
 def straight(p: Floats, coefficients: tuple[float, ...]) -> tuple[Floats, Floats]:
@@ -41,7 +44,7 @@ def of_disc(scan: Scan, degree: int = 2, item: int = 0) -> tuple[float, ...]:
     """The coefficients from line integrals of a solid disc, all round.
 
     The disc is found in the filtered backprojection; its chords L then stand against the readings, and ``mu L`` is
-    fitted by ``p (1 + c_1 p + ...)``, with as many coefficients as ``degree``, by least squares.
+    fitted by ``p (1 + c_1 p + ...)``, with ``degree`` coefficients and the radius of the disc, by least squares.
     """
     beam, angles = scan.beam, scan.angles
     if scan.is_image or scan.counts is not None or beam is None or angles is None or beam.kind == "fan_curved":
@@ -54,15 +57,22 @@ def of_disc(scan: Scan, degree: int = 2, item: int = 0) -> tuple[float, ...]:
     g = Geometry(beam.kind, angles, cells, beam.pitch, grid, beam.source_origin, beam.source_detector, beam.offset)
     image = fbp(g, torch.from_numpy(p.astype(np.float32)), "hann").numpy()
     inside = image > 0.5 * np.quantile(image, 0.9)
+    about = float(inside.sum() / np.pi) ** 0.5
+    if about < LEAST:
+        raise InputError("no disc is seen", where=scan.label, expected="a solid disc that every view sees whole")
     across, along, _ = (np.asarray(t) for t in g.grid.axes())
     x, y = float(across[inside.nonzero()[1]].mean()), float(along[inside.nonzero()[0]].mean())
-    chord = chords(g, x, y, float(inside.sum() / np.pi) ** 0.5 * grid.pixel)
-    use = chord > RIM * grid.pixel
-    if use.sum() < 100 * degree or not inside.any():
-        raise InputError("no disc is seen", where=scan.label, expected="a solid disc that every view sees whole")
-    # small chords weigh less: their error is that of the outline, not of the reading
-    powers = np.stack([p[use] ** (k + 1) for k in range(degree + 1)], 1)
-    found = np.linalg.lstsq(powers, chord[use], rcond=None)[0]
+
+    def fit(radius: float) -> tuple[Floats, float]:
+        chord = chords(g, x, y, radius * grid.pixel)
+        use = chord > SHORT * radius * grid.pixel
+        powers = np.stack([p[use] ** (k + 1) for k in range(degree + 1)], 1)
+        found = np.linalg.lstsq(powers, chord[use], rcond=None)[0]
+        return found, float(np.square(powers @ found - chord[use]).mean())
+
+    # half a pixel of the outline would bend the curve at short chords: the radius is fitted too
+    radius = minimize_scalar(lambda r: fit(r)[1], bounds=(about - 2, about + 2), method="bounded").x
+    found = fit(radius)[0]
     return tuple(float(c) for c in found[1:] / found[0])
 
 

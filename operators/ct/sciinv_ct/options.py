@@ -25,6 +25,8 @@ class CTOptions:
     noise : ``poisson`` (counts), ``gaussian`` (line integrals, weighted), or ``auto``: Poisson where counts are few.
     sigma : standard deviation of a line integral in air, where there are no counts; 0 estimates it.
     model_error : further standard deviation as a part of the line integral: beam hardening, scatter and pixels.
+    hardening : coefficients c of ``p (1 + c_1 p + c_2 p^2 + ...)``, which straightens the line integrals of an object
+        of one material (`sciinv_ct.hardening.of_disc` measures them on a solid disc); Gaussian noise only.
     gain : counts per photon; 0 takes the file's, or the variance of the blank scans over their mean.
     scale : attenuation in 1/mm that counts as one; 0 estimates it (mu_water for Hounsfield units).
     photons, electronic : of simulated projections of images: blank counts of a cell and read-out noise.
@@ -44,6 +46,7 @@ class CTOptions:
     noise: Literal["auto", "poisson", "gaussian"] = "auto"
     sigma: float = 0.0
     model_error: float = 0.01
+    hardening: tuple[float, ...] | None = None
     gain: float = 0.0
     scale: float = 0.0
     photons: float = 1e5

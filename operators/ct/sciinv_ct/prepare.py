@@ -3,7 +3,8 @@
 Counts become photons ``(y - dark) / gain`` with the gain of the blank scans (variance over mean: photon transfer). A
 line integral ``p = -log(y / I0)`` has variance ``(y + e^2) / y^2``; where only p is known the photons behind it follow
 from the noise in air, ``sigma^2 exp(p)``. Beam hardening, scatter and the pixels leave an error that grows with p and
-is no noise; it enters as ``model_error p``. Polychromatic models are out of scope.
+is no noise; it enters as ``model_error p``. Polychromatic models are out of scope; for one material a polynomial
+straightens the line integrals (`hardening`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.ndimage import zoom
 
 from sciinv.errors import InputError, UsageError
 from sciinv_ct.geometry import Geometry, Grid, offset_of_centre
+from sciinv_ct.hardening import straight
 from sciinv_ct.io.scan import Counts, Scan
 from sciinv_ct.options import CTOptions
 
@@ -99,7 +101,7 @@ def readings(data: Scan, options: CTOptions) -> Readings:
 
     if counts is None:
         lines = pool(values, False)
-        whole = Readings(geometry, lines, _spread(lines, kept, options), notes=tuple(notes))
+        whole = Readings(geometry, *_straightened(lines, _spread(lines, kept, options), options), notes=tuple(notes))
     else:
         dark = counts.dark[0, :wide]
         photons, blank = pool((values - dark) / gain, True), pool((counts.white[0, :wide] - dark) / gain, True)
@@ -248,15 +250,13 @@ def _counted(
     variance = (np.maximum(photons, 1.0) + electronic**2) / net**2
     # the error of the model grows with the line integral; a mean over cells keeps its own noise out of the weights
     error = options.model_error * np.maximum(lines, 0)
-    sigma = np.sqrt(variance + error**2)
-    return Readings(
-        geometry, lines, sigma, photons, blank, np.sqrt(electronic**2 + (error * net) ** 2), gain=gain,
-        notes=tuple(notes),
-    )  # fmt: skip
+    beyond = np.sqrt(electronic**2 + (error * net) ** 2)
+    lines, sigma = _straightened(lines, np.sqrt(variance), options)
+    return Readings(geometry, lines, sigma, photons, blank, beyond, gain=gain, notes=tuple(notes))
 
 
 def _spread(lines: Floats, kept: NDArray[np.int64], options: CTOptions) -> Floats:
-    """Standard deviations of line integrals whose counts are not known, from the views that are kept."""
+    """Noise of line integrals whose counts are not known, from the views that are kept."""
     air = options.sigma
     if not air:
         # what a parabola through neighbouring cells leaves; the readings in air know it better, where there is air
@@ -268,4 +268,12 @@ def _spread(lines: Floats, kept: NDArray[np.int64], options: CTOptions) -> Float
         if len(empty) > 100:
             air = 1.4826 * float(np.median(np.abs(empty - np.median(empty))))
         air = max(air, 1e-4 * top, 1e-6)
-    return np.sqrt(air**2 * np.exp(np.clip(lines, 0, 20)) + (options.model_error * np.maximum(lines, 0)) ** 2)
+    return np.asarray(air * np.exp(0.5 * np.clip(lines, 0, 20)))
+
+
+def _straightened(lines: Floats, noise: Floats, options: CTOptions) -> tuple[Floats, Floats]:
+    """Line integrals without hardening, and their standard deviation: noise and what the model leaves."""
+    if options.hardening is not None:
+        lines, slope = straight(lines, options.hardening)
+        noise = noise * slope
+    return lines, np.hypot(noise, options.model_error * np.maximum(lines, 0))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sciinv.errors import InputError
+from sciinv.errors import InputError, UsageError
 from sciinv.noise import Gaussian, PoissonTransmission
 from sciinv.operator import LinearOperator
 from sciinv.problem import Problem
@@ -65,6 +65,12 @@ def problem(data: Scan, item: int, options: CTOptions | None = None) -> Problem:
     if options.noise == "poisson" and ready.photons is None:
         raise InputError("the file holds no counts", where=data.label, expected="counts and blank scans",
                          found="line integrals", hint="--set ct.noise=gaussian")  # fmt: skip
+    if options.hardening is not None and (poisson or data.is_image):
+        raise UsageError(
+            "hardening straightens measured line integrals", expected="noise=gaussian and projections", found=(
+                "simulated projections, which have none" if data.is_image else "counts, whose likelihood is Poisson's"
+            ), hint="--set ct.noise=gaussian",
+        )  # fmt: skip
     meta = _facts(ready, options, projector, scale, item) | {
         "noise_model": "poisson" if poisson else "gaussian", "data_units": data.units, "mu_water": data.mu_water,
     }  # fmt: skip
