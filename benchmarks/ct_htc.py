@@ -1,15 +1,19 @@
 """Real discs of the Helsinki Tomography Challenge from few views: ``ct_htc.py --data DIR``.
 
-DIR holds ``htc2022_*_full.mat`` (and ``*_recon_fbp_seg.mat`` where there is one) at any depth. Every disc is
+DIR holds ``htc2022_*_full.mat`` (and ``*_recon_fbp_seg.mat`` where there is one) at any depth. The scan of the solid
+disc gives the curve of beam hardening (`sciinv_ct.hardening`), with which the line integrals of the others are
+straightened for every method alike (``--as-measured`` leaves them). Every disc is
 reconstructed on SIZE pixels from arcs of 90, 60 and 30 degrees (one view a degree) and from 30 views of the full turn,
 by filtered backprojection, by total variation with the weight of a grid that is best for each figure, and as posterior
 mean. Scores are those of the challenge (Matthews correlation of the image segmented by Otsu's threshold, on 512 pixels)
-and PSNR against the filtered backprojection of all 721 views on the same pixels, inside the circle that every view sees
-(beyond it that image is wrong). ``vote`` segments every sample and
+and PSNR against the filtered backprojection of all 721 views (straightened, on 512 pixels, averaged over those of the
+image), inside the circle that every view sees (beyond it that image is wrong). ``vote`` segments every sample and
 takes the pixels that are material in more than half of them: the estimate that posterior probabilities ask for.
 Coverage against that image, inside the object and raw: of the range of the samples, which would be (n - 1)/(n + 1) for
-n exact ones, and of 90 % intervals, mean and standard deviation times the quantile of Student's predictive law. Wedge:
-posterior variance a Fourier coefficient among directions that no view sees, over that among directions that are seen.
+n exact ones; of 90 % intervals, mean and standard deviation times the quantile of Student's predictive law; and of
+those with the noise of the reference in them, half the root mean square difference of two references of half the views
+each. Wedge: posterior variance a Fourier coefficient among directions that no view sees, over that among directions
+that are seen.
 """
 
 from __future__ import annotations
@@ -25,10 +29,12 @@ import scipy.io
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from sciinv_ct import io
+from sciinv_ct import DOMAIN, io
 from sciinv_ct.baselines import fbp, tv
 from sciinv_ct.geometry import Geometry
+from sciinv_ct.hardening import of_disc
 from sciinv_ct.options import CTOptions
+from sciinv_ct.prepare import readings
 from sciinv_ct.problem import baseline, problem
 from torch import Tensor
 
@@ -42,8 +48,6 @@ CASES = {
     "arc 90": {"arc": 90.0, "views": 90}, "arc 60": {"arc": 60.0, "views": 60}, "arc 30": {"arc": 30.0, "views": 30},
     "30 views": {"views": 30},
 }  # fmt: skip
-SETTINGS = ("start=noise", "rho_max=3.0", "anneal=25", "stationary=3")
-"""The annealed start: moment matching with its three conjugate-gradient steps is far from solved on projections."""
 WEIGHTS = (5.0, 12.0, 30.0, 60.0)
 ITERATIONS = 300
 
@@ -75,10 +79,16 @@ def score(image: Tensor, truth: np.ndarray) -> float:
     return matthews(segmented(image), truth)
 
 
-def interval(x: Tensor, level: float = 0.9) -> tuple[Tensor, Tensor]:
-    """What the next one of n normal draws lies in with this probability, pixel by pixel."""
+def circle(n: int) -> Tensor:
+    """Where every view sees, ``(n, n)``."""
+    c = (torch.arange(n) + 0.5) * 2 / n - 1
+    return torch.hypot(c, c[:, None]) < 1
+
+
+def interval(x: Tensor, noise: float = 0.0, level: float = 0.9) -> tuple[Tensor, Tensor]:
+    """What the next one of n normal draws, with this much noise on it, lies in with this probability."""
     n = len(x)
-    half = float(scipy.stats.t.ppf((1 + level) / 2, n - 1)) * (1 + 1 / n) ** 0.5 * x.std(0)
+    half = float(scipy.stats.t.ppf((1 + level) / 2, n - 1)) * ((1 + 1 / n) * x.var(0) + noise**2).sqrt()
     return x.mean(0) - half, x.mean(0) + half
 
 
@@ -96,18 +106,29 @@ def wedge(x: Tensor, g: Geometry) -> float:
     return float(power[use & missing].mean() / power[use & ~missing].mean()) if (use & missing).any() else float("nan")
 
 
-def truth_of(path: Path) -> tuple[np.ndarray, float]:
-    """Binary truth on the challenge's pixels, and the score of the full data against the official one."""
+def full_data(path: Path, size: int, hardening: tuple[float, ...] | None) -> tuple[np.ndarray, float, Tensor, float]:
+    """Binary truth on the challenge's pixels, the score of the full data against the official one, the filtered
+    backprojection of all views averaged over ``size x size`` pixels, and its noise.
+    """
     scan = io.read(path)
-    p = problem(scan, 0, CTOptions(size=OFFICIAL, fov=SIDE, bin=1, views=721, memory=0))
-    g = p.operator.projector.geometry
-    full = fbp(g, torch.from_numpy(scan.values), "hann")[0]
+
+    def on_fine_pixels(hardening: tuple[float, ...] | None, views: slice = slice(None)) -> Tensor:
+        found = readings(scan.select([0]), CTOptions(size=OFFICIAL, fov=SIDE, bin=1, hardening=hardening))
+        lines = torch.from_numpy(found.lines[views].astype(np.float32))
+        return fbp(found.geometry.subset(views=np.arange(len(found.lines))[views]), lines, "hann")
+
+    def averaged(image: Tensor) -> Tensor:
+        return F.interpolate(image[None, None], (size, size), mode="area")[0, 0]
+
     seg = path.with_name(path.name.replace("_full.mat", "_full_recon_fbp_seg.mat"))
-    ours = otsu(full.numpy())
+    ours = otsu(on_fine_pixels(None).numpy())  # as the challenge made its own
+    halves = [averaged(on_fine_pixels(hardening, slice(k, 720, 2))) for k in (0, 1)]
+    noise = 0.5 * float((halves[0] - halves[1])[circle(size)].square().mean().sqrt())
+    image = averaged(on_fine_pixels(hardening))
     if not seg.is_file():
-        return ours, float("nan")
+        return ours, float("nan"), image, noise
     official = scipy.io.loadmat(seg)["reconFullFbpSeg"] > 0
-    return official, matthews(ours, official)
+    return official, matthews(ours, official), image, noise
 
 
 def picture(path: Path, folder: Path, shown: list[str]) -> None:
@@ -139,32 +160,35 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--prior", default="ct_piecewise", help="name or file")
     parser.add_argument("--method", default="pnpdm")
-    parser.add_argument("--set", nargs="*", default=list(SETTINGS), dest="words", help="key=value for the method")
+    parser.add_argument("--set", nargs="*", default=[], dest="words", help="key=value for the method")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--discs", nargs="*", default=["01a", "03a", "tb", "td"])
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     parser.add_argument("--out", type=Path, help="folder for the images as .npz")
     parser.add_argument("--figure", type=Path, help="picture of one disc a case, of the images in --out")
+    parser.add_argument("--as-measured", action="store_true", help="leave beam hardening in the data")
     a = parser.parse_args()
-    settings = options(a.words)
+    settings = dict(DOMAIN.method_settings.get(a.method, {})) | options(a.words)
     prior = load_prior(a.prior).at((a.size, a.size))
     method = build(METHODS[a.method], settings, a.method)
-    c = (torch.arange(a.size) + 0.5) * 2 / a.size - 1
-    circle = torch.hypot(c, c[:, None]) < 1
+    solid = sorted(a.data.rglob("htc2022_solid_disc_full.mat"))
+    hardening = None if a.as_measured else of_disc(io.read(solid[0]))
+    print("hardening", hardening, "settings", settings)
     rows, gains, votes, dbs, covered, official = [], [], [], [], [], {}
     for disc in a.discs:
         path = next(iter(sorted(a.data.rglob(f"htc2022_{disc}_full.mat"))))
-        truth, official[disc] = truth_of(path)
+        truth, official[disc], reference, noise = full_data(path, a.size, hardening)
+        print(f"{disc}: noise of the reference {noise / float(reference.quantile(0.9)):.4f} of material", flush=True)
         scan = io.read(path)
         for name in a.cases:
             start = time.process_time()
-            p = problem(scan, 0, CTOptions(size=a.size, fov=SIDE, **CASES[name]))
-            scale, reference = p.meta["scale"], p.meta["reference"][0]
+            p = problem(scan, 0, CTOptions(size=a.size, fov=SIDE, hardening=hardening, **CASES[name]))
+            scale, seen = p.meta["scale"], circle(a.size)
             fields = {"fbp": baseline(p)[0] * scale}
             tried = {w: tv(p.linear, p.y, w, ITERATIONS).x[0] * scale for w in WEIGHTS}
             by_score = max(tried, key=lambda w: score(tried[w], truth))
-            by_psnr = max(tried, key=lambda w: float(psnr(tried[w], reference, mask=circle)))
+            by_psnr = max(tried, key=lambda w: float(psnr(tried[w], reference, mask=seen)))
             out = sample(method, p, prior, a.samples, 7)
             x = out.x[:, 0] * scale
             summary = out.summary(0.9)
@@ -172,12 +196,16 @@ def main() -> None:
             mcc = {k: score(v, truth) for k, v in fields.items()}
             share = np.mean([segmented(one) for one in x], 0)
             mcc["vote"] = matthews(share > 0.5, truth)
-            db = {k: float(psnr(v, reference, mask=circle)) for k, v in fields.items()}
-            db["tv"] = float(psnr(tried[by_psnr], reference, mask=circle))
+            db = {k: float(psnr(v, reference, mask=seen)) for k, v in fields.items()}
+            db["tv"] = float(psnr(tried[by_psnr], reference, mask=seen))
             inside = p.meta["support"][0]
             cover = [
                 float(coverage(*ends, reference, inside))
-                for ends in ((summary["lower"][0] * scale, summary["upper"][0] * scale), interval(x))
+                for ends in (
+                    (summary["lower"][0] * scale, summary["upper"][0] * scale),
+                    interval(x),
+                    interval(x, noise),
+                )
             ]
             corr = float(error_correlation(x.std(0), x.mean(0) - reference, inside))
             chi2 = float(p.chi2(out.x).mean()) / p.n_data
@@ -201,7 +229,7 @@ def main() -> None:
                 )  # fmt: skip
     table(
         ["disc", "case", *(f"MCC {by}" for by in ("fbp", "tv", "mean", "vote")), "dB fbp", "dB tv", "dB mean", "range",
-         "90 %", "corr", "wedge", "chi2", "tv weight", "CPU s"],
+         "90 %", "with noise", "corr", "wedge", "chi2", "tv weight", "CPU s"],
         rows,
     )  # fmt: skip
     for disc, value in official.items():
@@ -215,7 +243,9 @@ def main() -> None:
         "mcc_gain_of_vote": float(np.mean(votes)), "mcc_gain_of_vote_worst": min(votes),
         "psnr_gain_over_best_baseline": float(np.mean(dbs)), "psnr_gain_worst": min(dbs),
         "coverage_range": float(np.mean([c[0] for c in covered])), "range_nominal": (a.samples - 1) / (a.samples + 1),
-        "coverage_90": float(np.mean([c[1] for c in covered])), "samples": a.samples, "size": a.size,
+        "coverage_90": float(np.mean([c[1] for c in covered])),
+        "coverage_90_with_noise_of_reference": float(np.mean([c[2] for c in covered])),
+        "samples": a.samples, "size": a.size, "straightened": hardening is not None,
     }  # fmt: skip
     finish(figures, float(np.mean(gains)) > 0 and float(np.mean(dbs)) > 0)
 

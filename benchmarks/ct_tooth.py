@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
-from ct_htc import ITERATIONS, interval
+from ct_htc import ITERATIONS, circle, interval
 from sciinv_ct import io
 from sciinv_ct.baselines import tv
 from sciinv_ct.options import CTOptions
@@ -47,15 +46,14 @@ def main() -> None:
     scan = io.read(next(iter(sorted(a.data.rglob("tooth.h5")))))
     p = problem(scan, 0, CTOptions(size=a.size, fov=SIDE, centre=CENTRE, views=VIEWS, noise="poisson"))
     reference, near = p.meta["reference"][0] / p.meta["scale"], p.linearised
-    c = (torch.arange(a.size) + 0.5) * 2 / a.size - 1
-    circle = torch.hypot(c, c[:, None]) < 1
+    seen = circle(a.size)
     tried = {w: tv(near.linear, near.y, w, ITERATIONS).x[0] for w in WEIGHTS}
-    weight = max(tried, key=lambda w: float(psnr(tried[w], reference, mask=circle)))
+    weight = max(tried, key=lambda w: float(psnr(tried[w], reference, mask=seen)))
     settings = options(a.words)
     out = sample(build(METHODS["pnpdm"], settings, "pnpdm"), p, load_prior(a.prior).at((a.size, a.size)), a.samples, 7)
     x, summary, inside = out.x[:, 0], out.summary(0.9), p.meta["support"][0]
     fields = {"FBP": baseline(p)[0], f"TV, weight {weight:g}": tried[weight], "posterior mean": x.mean(0)}
-    db = {k: float(psnr(v, reference, mask=circle)) for k, v in fields.items()}
+    db = {k: float(psnr(v, reference, mask=seen)) for k, v in fields.items()}
     table(["image", "dB"], [[k, v] for k, v in db.items()])
     fbp, best, mean = db.values()
     if a.out is not None:

@@ -1,7 +1,7 @@
-"""The posterior of M87 on 2017 April 11: ``vlbi_m87.py --data DIR --prior FILE``.
+"""The posterior of M87 on 2017 April 11, or April 5: ``vlbi_m87.py --data DIR --prior FILE``.
 
-DIR holds the EHT's ``SR1_M87_2017_101_{lo,hi}_hops_netcal_StokesI.uvfits`` at any depth, and may hold images of peers
-(``m87_101*.fits``) to compare with. Both bands are imaged together, as by ``sciinv reconstruct`` of one file of both.
+DIR holds the EHT's ``SR1_M87_2017_DAY_{lo,hi}_hops_netcal_StokesI.uvfits`` at any depth, and may hold images of peers
+(``m87_DAY*.fits``) to compare with. Both bands are imaged together, as by ``sciinv reconstruct`` of one file of both.
 Samples fall into islands by their number: R-hat of the ring parameters is taken over them.
 """
 
@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--prior", type=Path, required=True)
+    parser.add_argument("--day", choices=("101", "095"), default="101", help="April 11, or April 5")
     parser.add_argument("--method", default="pnpdm")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--islands", type=int, default=4)
@@ -74,7 +75,8 @@ def main() -> None:
     parser.add_argument("--vlbi", nargs="*", default=[], help="options of the data, such as products=[cphase,logamp]")
     parser.add_argument("--out", type=Path, help="write the samples here (.npy)")
     given = parser.parse_args()
-    files = [next(given.data.rglob(f"SR1_M87_2017_101_{band}_hops_netcal_StokesI.uvfits")) for band in ("lo", "hi")]
+    names = [f"SR1_M87_2017_{given.day}_{band}_hops_netcal_StokesI.uvfits" for band in ("lo", "hi")]
+    files = [next(given.data.rglob(name)) for name in names]
     night = io.join([io.read(file) for file in files])
     chosen = build(VLBIOptions, {"flux": 0.6, "fov": FIELD, **options(given.vlbi)}, "vlbi")
     start = time.process_time()
@@ -93,7 +95,7 @@ def main() -> None:
         [(k, *np.percentile(v, [16, 50, 84]).tolist(), rhat(v, given.islands)) for k, v in rings.items()],
     )
     peers = {}
-    for file in sorted(given.data.rglob("m87_101*.fits")):
+    for file in sorted(given.data.rglob(f"m87_{given.day}*.fits")):
         n = images.shape[-1]
         image = io.regrid(io.read_image(file), n, FIELD / n * MICRO_ARCSECOND)
         peers[f"ncc_{file.stem}"] = float(likeness(images.mean(0)[None], torch.from_numpy(image), FIELD / n)[0])
@@ -107,6 +109,7 @@ def main() -> None:
         **peers, "samples": len(out.x), "effective": out.provenance.get("ess", len(out.x)), "cpu_seconds": seconds,
         "network_calls": out.provenance["network_calls"] + out.provenance["network_vjps"],
     }  # fmt: skip
+    figures |= {k: v for k, v in out.provenance.items() if k.startswith(("log_evidence", "ancestors"))}
     good = figures["chi2_cphase"] <= 1.3 and figures["chi2_logcamp"] <= 1.3 and abs(figures["diameter_uas"] - 42) <= 3
     finish(figures, bool(good))
 

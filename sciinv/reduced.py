@@ -69,7 +69,7 @@ class Reduced:
         return x - self.states(self.coordinates(x))
 
     def seen_from(self, z: Tensor, x: Tensor) -> Tensor:
-        """z in the row space and x beside it, ``x + V V^T (z - x)``."""
+        """``x + V V^T (z - x)``: z in the row space and x beside it."""
         return x + self.states(self.coordinates(z - x))
 
     def linear(self, x: Tensor) -> Tensor:

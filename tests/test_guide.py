@@ -84,11 +84,50 @@ def test_the_start_is_near_the_posterior_of_a_gaussian(monkeypatch: pytest.Monke
     assert mean_cov_error(*moments(blind.x), *truth)[0] > 2 * mean
 
 
-def test_samples_do_not_depend_on_their_batch() -> None:
+@pytest.mark.parametrize("fields", [{}, {"tries": 2, "settle": 2, "rho_max": 0.2}], ids=str)
+def test_samples_do_not_depend_on_their_batch(fields: dict) -> None:
     problem, prior, _ = split_problem()
-    sampler = PnPDM(rho_min=0.05, anneal=6, stationary=2)
+    sampler = PnPDM(rho_min=0.05, anneal=6, stationary=2, **fields)
     whole, parts = (sample(sampler, problem, prior, 4, seed=3, chunk=c).x for c in (4, 2))
     assert torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_of_two_starts_one_is_kept_with_the_odds_of_the_data() -> None:
+    problem, prior, _ = split_problem()
+    sampler, n = PnPDM(tries=2, settle=2, rho_max=0.4), 4000
+    here = torch.linalg.lstsq(problem.operator.inner.as_matrix(), problem.y).solution.expand(n, 1, 6)
+    there = here + 0.35
+    rng, counted = OneStream(0, range(n)), Counted(prior)
+    x, aux = here, {}
+    for k, start in enumerate((here, there)):
+        chain = {"z": start, "log_step": torch.full((n,), float(k)), "tuned": torch.zeros(n), "sweeps": torch.ones(n)}
+        x, aux = sampler._judge(problem, counted, start, 0.4, 20.0 if k == 0 else 0.3, {**aux, **chain}, rng)
+        if k == 0:
+            assert float((x / prior.sigma_max).std()) == pytest.approx(1, abs=0.02)  # the next start
+    a, width = problem.operator.inner.as_matrix(), 0.4**2
+    law = torch.distributions.MultivariateNormal(
+        problem.y, width * a @ a.T + problem.noise.sigma**2 * torch.eye(3, dtype=F64)
+    )
+    odds = float((law.log_prob(a @ there[0, 0]) - law.log_prob(a @ here[0, 0])).exp())
+    second = (x == there).flatten(1).all(1)
+    assert bool((second | (x == here).flatten(1).all(1)).all()) and 0.05 < odds < 0.9
+    assert float(second.double().mean()) == pytest.approx(odds / (1 + odds), abs=0.03)
+    assert torch.equal(aux["log_step"], second.float()) and torch.equal(aux["z"], x)
+    assert set(aux) == {"z", "log_step", "tuned", "sweeps"}
+
+
+def test_several_starts_reach_the_same_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guide, "DRAWS", 3000)
+    problem, prior, truth = split_problem()
+    sampler = PnPDM(rho_max=0.4, rho_min=0.05, anneal=12, settle=10, stationary=4, tries=3, log_step=0.25)
+    out = sample(sampler, problem, prior, N, seed=0, rng_factory=OneStream)
+    mean, cov = mean_cov_error(*moments(out.x), *truth)
+    assert mean < 0.15 and cov < 0.15, (mean, cov)
+    assert "rhat_max" in out.provenance  # the sweeps at the end are found behind those of three starts
+    with pytest.raises(UsageError, match="tries"):
+        PnPDM(tries=2)
+    with pytest.raises(MismatchError, match="tries=1"):
+        sample(sampler, gaussian_problem()[0], prior, 2, seed=0)
 
 
 def test_a_problem_that_does_not_split_is_refused() -> None:
@@ -146,6 +185,12 @@ def test_chains_that_the_data_refute_lose_their_weight() -> None:
     state = State(x)
     assert torch.equal(sampler.finish(hidden, Counted(prior), state, Rng(0, [0, 1, 2])), x)
     excess = (hidden.chi2(x) - limit).clamp_min(0)
+    gap, rank = torch.tensor([0.0, 0.0, 9.0], dtype=F64), hidden.reduced.rank  # in widths, along one coordinate
+    z = x + sampler.rho_min * hidden.reduced.states(gap[:, None] * torch.eye(rank, dtype=F64)[0]).to(F64)
+    joint = State(z, aux={"z": x})
+    sampler.finish(hidden, Counted(prior), joint, Rng(0, [0, 1, 2]))
+    both = (hidden.chi2(x) + gap**2 - chi2_limit(3 + rank, 1e-3)).clamp_min(0)
+    assert torch.allclose(joint.log_w, -0.5 * both, rtol=1e-4)
     assert torch.allclose(state.log_w, -0.5 * excess) and state.log_w[0] == 0 > state.log_w[2]
     with pytest.raises(UsageError, match="impossible"):
         PnPDM(refute=1e-3, correct=True)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DOMAIN"]
 
+PRIORS = {"1/mm": "ct_piecewise", "HU": "ct_body"}
+"""The embedded prior for data of each unit."""
+
 
 def __getattr__(name: str) -> Any:
     if name != "DOMAIN":
@@ -42,16 +45,12 @@ def _domain() -> Domain:
         demo=_demo,
         describe=io.describe,
         validate=io.validate,
-        default_prior="ct_piecewise",
-        suited=_suited,
+        default_prior=PRIORS["1/mm"],
+        suited=lambda data: PRIORS[data.units],
         baselines={"FBP": _fbp},
         # moment matching with a few conjugate-gradient steps is far from solved on projections
         method_settings={"pnpdm": {"start": "noise", "rho_max": 3.0, "anneal": 25, "stationary": 4}},
     )
-
-
-def _suited(data: Any) -> str:
-    return "ct_body" if data.units == "HU" else "ct_piecewise"
 
 
 def _problem(data: Any, item: int, options: Any) -> Any:

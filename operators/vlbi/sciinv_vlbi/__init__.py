@@ -20,6 +20,7 @@ __all__ = ["DOMAIN"]
 
 SETTLED = {
     "rho_max": 0.3, "rho_min": 0.04, "anneal": 24, "settle": 30, "inner": 2, "returns": "seen", "refute": 1e-6,
+    "tries": 6,
 }  # fmt: skip
 """What split Gibbs needs on closures (docs/vlbi.md, Inference)."""
 

@@ -37,17 +37,19 @@ from torch import Tensor
 
 from sciinv.diagnostics.convergence import ess, split_rhat
 from sciinv.errors import MismatchError, UsageError
+from sciinv.operator import column, power
 from sciinv.prior import Counted
 from sciinv.problem import Info, Problem
 from sciinv.rng import Rng
 from sciinv.samplers.base import Sampler, State, check_requirements, fitting
-from sciinv.samplers.exact.guide import matched_mean
+from sciinv.samplers.exact.guide import guess, matched_mean
 from sciinv.samplers.exact.inflated import rho_correction
 from sciinv.samplers.exact.mcmc import Kernel, check_kernel, consistency
 from sciinv.samplers.explicit.mmps import MMPS
 from sciinv.samplers.kernels import ancestral, look_ahead, prior_step
 from sciinv.schedule import geometric, karras
 
+TRIAL = 3  # sweeps by which a start is judged
 TRACED = 8  # summaries for R-hat: means over a TRACED x TRACED grid of blocks
 
 
@@ -66,6 +68,9 @@ class PnPDM(Sampler):
     returns : x, whose law at rho_min has the likelihood of data with noise inflated; z, with the true likelihood and
         the prior blurred by rho_min, for data far more precise than the prior; or seen, z in the row space of an
         operator that splits and x beside it, where z is x and noise: the prior is blurred in what the data see alone.
+    tries : starts a sample, each with `TRIAL` sweeps at rho_max; one is kept, drawn by how well the data fit it
+        (`guide.guess`). For nonlinear data, most of whose starts end in poor modes. What a start found by chance is
+        not weighed against it, so the weights of modes stay approximate.
     refute : chains stuck where the data refute them, at a chi-squared of this p-value, keep the weight of their
         likelihood over that of the limit; 0 keeps every chain at weight one. A rule for many modes, no exact weight.
     stationary : further sweeps at rho_min, over which R-hat and ESS are computed.
@@ -101,17 +106,19 @@ class PnPDM(Sampler):
     settle: int = 0
     returns: Literal["x", "z", "seen"] = "x"
     refute: float = 0.0
+    tries: int = 1
 
     def __post_init__(self) -> None:
         if not (
             0 < self.rho_min <= self.rho_max and self.anneal >= 1 and self.stationary >= 0 and self.order in (1, 2)
             and self.start in ("mmps", "noise") and self.inner >= 1 and self.settle >= 0
             and self.returns in ("x", "z", "seen") and not (self.correct and (self.returns != "x" or self.refute))
-            and 0 <= self.refute < 1
+            and 0 <= self.refute < 1 and self.tries >= 1
+            and (self.tries == 1 or (self.start == "mmps" and self.settle))
         ):  # fmt: skip
             raise UsageError(
                 "pnpdm settings are impossible",
-                expected="0 < rho_min <= rho_max, anneal >= 1, and correct for x alone",
+                expected="0 < rho_min <= rho_max, anneal >= 1, correct for x alone, tries > 1 for start=mmps and settle",
                 found=repr(self),
             )
 
@@ -124,7 +131,10 @@ class PnPDM(Sampler):
                     "pnpdm has no room for its start", expected=f"rho_max below {prior.sigma_max:g}", found=f"{end:g}"
                 )
             falling = geometric(self.rho_max, self.rho_min, self.settle + 1)[:-1] if self.settle else []
-            return [*karras(prior.sigma_max, end, self.anneal + 1)[:-2], *falling, *sweeps, 0.0]
+            start = karras(prior.sigma_max, end, self.anneal + 1)[:-2]
+            if self.tries > 1:
+                start, falling = [*start, *[end] * TRIAL] * self.tries, falling[1:]
+            return [*start, *falling, *sweeps, 0.0]
         levels = geometric(self.rho_max, self.rho_min, self.anneal) if self.anneal > 1 else [self.rho_min]
         return [*levels, *sweeps, 0.0]
 
@@ -140,6 +150,10 @@ class PnPDM(Sampler):
         if self.returns == "seen" and "split" not in problem.capabilities():
             raise MismatchError(
                 "returns=seen needs an operator that splits off a row space", hint="returns=x, or returns=z"
+            )
+        if self.tries > 1 and ("linear" in problem.capabilities() or "split" not in problem.capabilities()):
+            raise MismatchError(
+                "several starts a sample are for nonlinear data of an operator that splits", hint="tries=1"
             )
         if self.start == "mmps":
             if not {"linear", "split"} & problem.capabilities():
@@ -167,8 +181,27 @@ class PnPDM(Sampler):
             aux = {**aux, "last": z}
         elif self.returns == "seen":
             aux = {**aux, "last": problem.reduced.seen_from(z, x)}
+        if self.tries > 1:
+            aux |= {k: v for k, v in state.aux.items() if k.startswith("best_")}
+            if t == self.rho_max and s != t:
+                x, aux = self._judge(problem, prior, x, t, s, aux, rng)
         gap = (x - z).flatten(1).square().mean(1)
         return State(x, aux=aux), {"block_means": block_means(x), "gap_over_rho": gap.sqrt() / t, **info}
+
+    def _judge(
+        self, problem: Problem, prior: Counted, x: Tensor, t: float, s: float, aux: dict[str, Tensor], rng: Rng
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Keep this start or the one kept so far, with odds of the density of the data (by Gumbel's maxima)."""
+        width = t * torch.eye(problem.reduced.rank, dtype=torch.float64, device=x.device)
+        chance = rng.uniform((), torch.float64).clamp(1e-12, 1 - 1e-12)
+        found = guess(problem, x, width).value.nan_to_num(nan=-torch.inf) - (-chance.log()).log()
+        kept = {"x": x, "odds": found, **{k: aux[k] for k in ("z", "log_step", "tuned")}}
+        if "best_x" in aux:
+            better = found > aux["best_odds"]
+            kept = {k: torch.where(column(better, v), v, aux[f"best_{k}"]) for k, v in kept.items()}
+        if s > t:  # the next start
+            return prior.sigma_max * rng.normal_like(x), {f"best_{k}": v for k, v in kept.items()}
+        return kept["x"], {k: kept.get(k, v) for k, v in aux.items() if not k.startswith("best_")}
 
     def _start_ends(self) -> float:
         """The level to which moment matching goes."""
@@ -190,8 +223,9 @@ class PnPDM(Sampler):
             d, info = matched_mean(problem, prior, state.x, t)[0], {}
         info = {"block_means": block_means(d), **info}
         if s <= self._start_ends():
-            return State(d), info
+            return State(d, aux={k: v for k, v in state.aux.items() if k.startswith("best_")}), info
         ahead, kept = look_ahead(state.aux, d, t, s, 2)
+        kept |= {k: v for k, v in state.aux.items() if k.startswith("best_")}
         return State(ancestral(state.x, ahead, t, s, rng), aux=kept), info
 
     def finish(self, problem: Problem, prior: Counted, state: State, rng: Rng) -> Tensor:
@@ -199,11 +233,20 @@ class PnPDM(Sampler):
             state.log_w = rho_correction(problem, state.x, self.rho_min)
         out = state.aux.get("last", state.x)
         if self.refute:
-            excess = problem.chi2(out).to(torch.float64) - chi2_limit(problem.n_data, self.refute)
+            # under the law of the chain chi-squared of z and the gap |z - x|^2 / rho^2 of the r coordinates that the
+            # data see are those of n and of r numbers
+            size, misfit = problem.n_data, problem.chi2(state.aux.get("z", out)).to(torch.float64)
+            if "z" in state.aux and "split" in problem.capabilities():
+                seen = problem.reduced
+                size += seen.rank
+                misfit = misfit + power(seen.coordinates(state.aux["z"] - state.x) / self.rho_min).sum(1)
+            excess = misfit - chi2_limit(size, self.refute)
             state.log_w = -0.5 * excess.clamp_min(0).nan_to_num(nan=torch.inf)
         return out
 
     def _steps(self) -> int:
+        if self.tries > 1:
+            return self.tries * (self.anneal + TRIAL) + self.settle - 1 + self.stationary
         return self.anneal + self.stationary + (self.settle if self.start == "mmps" else 0)
 
     def diagnostics(self, trace: Mapping[str, Tensor]) -> dict[str, Any]:
