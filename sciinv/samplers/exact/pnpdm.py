@@ -118,7 +118,7 @@ class PnPDM(Sampler):
         ):  # fmt: skip
             raise UsageError(
                 "pnpdm settings are impossible",
-                expected="0 < rho_min <= rho_max, anneal >= 1, correct for x alone, tries > 1 for start=mmps and settle",
+                expected="0 < rho_min <= rho_max, anneal >= 1, correct for x alone, tries=1 without start=mmps, settle",
                 found=repr(self),
             )
 
