@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from ct_htc import ITERATIONS
-from sciinv_ct import io
+from sciinv_ct import PNPDM, io
 from sciinv_ct.baselines import tv
 from sciinv_ct.options import CTOptions
 from sciinv_ct.problem import baseline, problem
@@ -38,7 +38,7 @@ TISSUES = {
     "air": (-2000, -900), "lung": (-900, -500), "fat": (-200, -30), "soft": (-30, 100), "bone": (300, 4000),
 }  # fmt: skip
 VIEWS, PHOTONS = 60, 2e4
-SETTINGS = ("start=noise", "rho_max=1.0", "anneal=15", "stationary=3")
+SETTINGS = {"rho_max": 1.0, "anneal": 20}
 """Views all round leave nothing open at the scale of the object: the sweeps may start lower than for an arc."""
 WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 LEAST = 30
@@ -51,12 +51,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--prior", default="ct_body", help="name or file")
     parser.add_argument("--method", default="pnpdm")
-    parser.add_argument("--set", nargs="*", default=list(SETTINGS), dest="words", help="key=value for the method")
+    parser.add_argument("--set", nargs="*", default=[], dest="words", help="key=value for the method")
     parser.add_argument("--samples", type=int, default=19)
     parser.add_argument("--slices", nargs="*", default=list(SLICES))
     parser.add_argument("--out", type=Path, help="folder for the images as .npz, in Hounsfield units")
     a = parser.parse_args()
-    settings = options(a.words)
+    settings = (PNPDM | SETTINGS if a.method == "pnpdm" else {}) | options(a.words)
     prior, method = load_prior(a.prior), build(METHODS[a.method], settings, a.method)
     rows, gains, covered = [], [], []
     for name in a.slices:

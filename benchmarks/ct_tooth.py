@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from ct_htc import ITERATIONS, circle, interval
-from sciinv_ct import io
+from sciinv_ct import PNPDM, io
 from sciinv_ct.baselines import tv
 from sciinv_ct.options import CTOptions
 from sciinv_ct.problem import baseline, problem
@@ -28,7 +28,7 @@ from sciinv.samplers import METHODS, sample
 
 CENTRE, SIDE, VIEWS = 296.0, 320.0, 30  # cells; the axis of rotation is that of TomoPy's documentation
 WEIGHTS = (1.0, 3.0, 10.0, 30.0, 100.0)
-SETTINGS = ("start=noise", "rho_max=1.0", "anneal=18", "stationary=6", "kernel=hmc", "inner=4")
+SETTINGS = {"rho_max": 1.0, "anneal": 20, "stationary": 8, "kernel": "hmc", "inner": 4}
 """Views all round; the last sweeps are Metropolis steps on the counts."""
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--prior", default="ct_piecewise", help="name or file")
-    parser.add_argument("--set", nargs="*", default=list(SETTINGS), dest="words", help="key=value for pnpdm")
+    parser.add_argument("--set", nargs="*", default=[], dest="words", help="key=value for pnpdm")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--out", type=Path, help="file for the images as .npz")
@@ -49,7 +49,7 @@ def main() -> None:
     seen = circle(a.size)
     tried = {w: tv(near.linear, near.y, w, ITERATIONS).x[0] for w in WEIGHTS}
     weight = max(tried, key=lambda w: float(psnr(tried[w], reference, mask=seen)))
-    settings = options(a.words)
+    settings = PNPDM | SETTINGS | options(a.words)
     out = sample(build(METHODS["pnpdm"], settings, "pnpdm"), p, load_prior(a.prior).at((a.size, a.size)), a.samples, 7)
     x, summary, inside = out.x[:, 0], out.summary(0.9), p.meta["support"][0]
     fields = {"FBP": baseline(p)[0], f"TV, weight {weight:g}": tried[weight], "posterior mean": x.mean(0)}
