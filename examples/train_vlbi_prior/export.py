@@ -24,6 +24,7 @@ from sciinv.priors.unet import UNet
 from sciinv.training.dsm import keyed
 
 HELD_OUT, HELD_OUT_SEED, LINEAR, LINEAR_SEED = 256, 20270101, 8192, 20270102
+MEAN = 0.3125**2  # of every image of `draw`
 
 
 class Linear:
@@ -76,15 +77,16 @@ def card(steps: int, minutes: float, found: dict[str, float], linear: dict[str, 
         "chosen knowing what was published on M87 and Sgr A*.",
         licence="MIT (weights and generator)",
         resolution=f"64 x 64 pixels over {FOV:g} micro-arcseconds; other grids and fields are outside the training",
-        intensity="total of (0.3125 x 64)^2 = 400 in training, which stands for the flux in the options of the data; "
-        "127 images drawn from the network without data have 395 with a deviation of 25",
+        intensity="total of (0.3125 x 64)^2 = 400 in every image, which stands for the flux in the options of the "
+        "data; what the network makes of an image is projected onto nonnegative images of that total",
         anatomy=f"{len(NAMES)} families: {', '.join(NAMES)}",
         known_failures="Most of the training images are rings: with poor data a ring is what comes out, so compare "
         "with other priors before believing one. Formulae are not accretion physics: turbulence is a random field, the "
         "lensed disc is approximate and thin. Not for scattering, polarisation, sources wider than about 90 or bright "
         "structure sharper than 3 micro-arcseconds, jets longer than the field, or sources off the middle.",
         training=f"{steps} steps of 32 images in {minutes:.0f} minutes on shared CPU cores, "
-        "float32; AdamW 1e-3, cosine, average 0.999; noise 0.008 to 30; 0.87 M parameters stored in float16. Error of "
+        "float32; AdamW 1e-3, cosine, average 0.999; noise 0.008 to 30, in the last steps more of the low levels; "
+        "0.87 M parameters stored in float16. Error of "
         f"the best linear denoiser on the same held-out images: {worth}",
         seed=0,
         held_out_error=found,
@@ -111,7 +113,8 @@ def main() -> None:
     network, metadata = network_of(arguments.run)
     config, shares = json.loads(metadata["config"]), RING_FREE if arguments.ring_free else None
     side = (64, 64)
-    prior = NetworkPrior(network.eval(), side, config["sigma_data"], config["sigma_min"], config["sigma_max"], 1, False)
+    prior = NetworkPrior(network.eval(), side, config["sigma_data"], config["sigma_min"], config["sigma_max"], 1, False,
+                         mean=MEAN)  # fmt: skip
     held, _ = draw(32 if arguments.quick else HELD_OUT, HELD_OUT_SEED, shares)
     linear = {} if arguments.quick else errors(Linear(draw(LINEAR, LINEAR_SEED, shares)[0]), held, 0, len(held))
     text = card(

@@ -1,18 +1,22 @@
 """Train the prior of compact radio sources: ``train.py POOL RUN``; the same line again goes on where it stopped.
 
 The images of `sciinv_vlbi.sources` are drawn once into the folder POOL (a minute); the 64 of the held-out errors come
-from another seed. With ``--ring-free`` the population has no rings at all.
+from another seed. With ``--ring-free`` the population has no rings at all. ``--low RUN0`` goes on from the state of
+RUN0 in RUN, with more of the low noise levels.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses as dc
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sciinv_vlbi.sources import RING_FREE, draw
 from torch import Tensor
 
@@ -27,6 +31,19 @@ CONFIG = TrainConfig(
     steps=3000, batch=32, sigma_data=0.3, sigma_min=0.008, sigma_max=30.0, log_mean=-0.9, log_std=1.5,
     uniform_share=0.3, levels=LEVELS, log_every=20, save_every=250,
 )  # fmt: skip
+
+
+LOW = {"log_mean": -1.8, "log_std": 1.3, "uniform_share": 0.2}
+
+
+def begin_low(run: Path, before: Path) -> None:
+    """Copy the state of a run, to go on from it with other noise levels; nothing if this run has one of its own."""
+    if not (run / "state.safetensors").exists():
+        run.mkdir(parents=True, exist_ok=True)
+        with safe_open(before / "state.safetensors", "pt") as file:
+            metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        metadata["config"] = json.dumps({**json.loads(metadata["config"]), **LOW})
+        save_file(tensors, run / "state.safetensors", metadata)
 
 
 def pool(folder: Path, count: int, ring_free: bool) -> np.ndarray:
@@ -65,6 +82,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=CONFIG.steps)
     parser.add_argument("--minutes", type=float, help="end, and the cosine with it, by the clock")
     parser.add_argument("--ring-free", action="store_true")
+    parser.add_argument("--low", type=Path, help="finished run to go on from, with more of the low noise levels")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     network = UNet(**SPEC.model_dump())
@@ -73,6 +91,9 @@ def main() -> None:
     held_out, _ = draw(64, HELD_OUT_SEED, RING_FREE if arguments.ring_free else None)
     source = Pool(pool(arguments.pool, arguments.count, arguments.ring_free))
     config = dc.replace(CONFIG, steps=arguments.steps, minutes=arguments.minutes)
+    if arguments.low:
+        config = dc.replace(config, **LOW)
+        begin_low(arguments.run, arguments.low)
     train(network, source, config, arguments.run, held_out=torch.from_numpy(held_out)[:, None])
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DOMAIN"]
 
 SETTLED = {
-    "rho_max": 0.3, "rho_min": 0.04, "anneal": 24, "settle": 30, "inner": 2, "returns": "seen", "refute": 1e-6,
+    "rho_max": 0.3, "rho_min": 0.04, "anneal": 24, "settle": 30, "inner": 2, "returns": "seen", "refute": 1e-3,
     "tries": 6,
 }  # fmt: skip
 """What split Gibbs needs on closures (docs/vlbi.md, Inference)."""
