@@ -32,7 +32,7 @@ EMBEDDED = {
     "ct_body": "5ffb0a449cc841fcb7144a271b21e1e7356c5526dcaf44ccd620e5953adbbf01",
     "ct_piecewise": "24fa7ea9a3e625b434b963d590a09c7afce666aef0fe67212102b9f6d029be14",
     "brain_mri": "d73f67cff42ebe398e642d66d2a103b9844e23f13618595f0014de71f9d4fe98",
-    "vlbi_64": "df46c382c738fd9fd0b4c97392819f99a345a4c2b02b50c1b5192c15825a1401",
+    "vlbi_64": "83a512c137cf78ad94f9e009b1713ba0f3d4c5512a9ee4fb0499b713859a2421",
 }
 """Priors that come with the package, and the SHA-256 of their files."""
 
