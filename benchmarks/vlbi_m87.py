@@ -41,7 +41,7 @@ FIELD = 128.0
 def draw(data: Problem, prior: Path, method: str, settings: dict[str, Any], samples: int, seed: int) -> Samples:
     """Posterior samples, equally weighted."""
     network = load_prior(prior).at(tuple(data.domain.shape[1:]))
-    settings = {**DOMAIN.method_settings.get(method, {}), **settings}
+    settings = {**DOMAIN.method_settings(method, {"products": list(data.meta["products"])}), **settings}
     out = sample(build(METHODS[method], settings, method), data, network, samples, seed, chunk=32)
     if out.log_w is None:
         return out

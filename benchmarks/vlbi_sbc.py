@@ -89,7 +89,9 @@ def main() -> None:
     files = [next(given.data.rglob(f"SR1_M87_2017_101_{band}_hops_netcal_StokesI.uvfits")) for band in ("lo", "hi")]
     night = average(io.join([io.read(file) for file in files]))
     chosen = build(VLBIOptions, {"flux": FLUX, "fov": FIELD, "systematic": 0.0, "snr_min": 4.0}, "vlbi")
-    method = build(METHODS[given.method], {**DOMAIN.method_settings[given.method], **options(given.set)}, given.method)
+    method = build(
+        METHODS[given.method], {**DOMAIN.method_settings(given.method, {}), **options(given.set)}, given.method
+    )
     prior = load_prior(given.prior).at((SIDE, SIDE))
     out = given.out[0]
     done = {json.loads(line)["k"] for line in out.read_text().splitlines()} if out.exists() else set()

@@ -37,7 +37,8 @@ class Domain:
     demo : ``(folder) -> path``: an embedded measurement file made from a phantom.
     demo_flags, demo_settings : how ``sciinv demo`` reconstructs it where the defaults do not fit: fields of `RunConfig`
         and words of ``--set``, which those of the user override.
-    method_settings : by the name of a method, fields that fit the domain better than the defaults; the user's win.
+    method_settings : ``(method, options) -> fields`` that fit the domain better than the defaults of this method, given
+        the user's options of the domain; the user's fields win.
     describe, validate : ``(path, *, format, **reader_options)`` for ``sciinv info`` and ``sciinv validate``.
     default_prior : name of the embedded prior; empty where there is none.
     suited : ``data -> name`` of the embedded prior that fits the data best, where there are several.
@@ -66,7 +67,7 @@ class Domain:
     sections: Callable[..., Sequence[Any]] | None = None
     demo_flags: Mapping[str, Any] = dc.field(default_factory=dict)
     demo_settings: Sequence[str] = ()
-    method_settings: Mapping[str, Mapping[str, Any]] = dc.field(default_factory=dict)
+    method_settings: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] = lambda method, options: {}
 
 
 def domains() -> dict[str, Domain]:

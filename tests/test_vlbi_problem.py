@@ -159,6 +159,15 @@ def test_samplers_run_on_closures(name):
     assert out.x.shape == (2, 1, 16, 16) and bool(torch.isfinite(out.x).all())
 
 
+@pytest.mark.parametrize("chosen", PRODUCTS, ids="-".join)
+def test_the_settings_of_the_domain_fit_whatever_is_compared(chosen):
+    p = problem(crescent(), 0, dc.replace(SMALL, npix=16, products=chosen))
+    settings = {**DOMAIN.method_settings("pnpdm", {"products": list(chosen)}), "anneal": 3, "settle": 2}
+    out = sample(METHODS["pnpdm"](**settings), p, RandomFieldPrior((16, 16), std=0.3), 2, 5)
+    assert bool(torch.isfinite(out.x).all()) and out.provenance["refute"] > 0
+    assert DOMAIN.method_settings("dps", {}) == {}
+
+
 def test_visibilities_alone_are_drawn_exactly():
     """The draw through the row space has the mean and the spread of the dense posterior."""
     # without systematic noise the largest signal-to-noise ratio is beyond single precision (docs/vlbi.md)

@@ -46,7 +46,8 @@ def method(name: str) -> type[Sampler]:
 
 def fitted(config: RunConfig, domain: Domain) -> Sampler:
     """The method with the user's settings, over those that fit the domain better than the defaults."""
-    settings = {**domain.method_settings.get(config.method, {}), **config.sampler}
+    given = config.options.get(domain.name, {})
+    settings = {**domain.method_settings(config.method, given), **config.sampler}
     return build(method(config.method), settings, f"settings of {config.method}")
 
 

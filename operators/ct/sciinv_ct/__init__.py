@@ -56,7 +56,7 @@ def _domain() -> Domain:
         default_prior=PRIORS["1/mm"],
         suited=lambda data: PRIORS[data.units],
         baselines={"FBP": _fbp},
-        method_settings={"pnpdm": dict(PNPDM)},
+        method_settings=lambda method, options: PNPDM if method == "pnpdm" else {},
     )
 
 

@@ -50,10 +50,18 @@ def _domain() -> Domain:
         validate=io.validate,
         default_prior="vlbi_64",
         demo_settings=("vlbi.flux=0.6",),
-        method_settings={"pnpdm": SETTLED},
+        method_settings=_method_settings,
         align=_align,
         sections=_sections,
     )
+
+
+def _method_settings(method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    if method != "pnpdm":
+        return {}
+    # visibilities alone are linear: they have one mode, and no few directions to split off
+    linear = [*options.get("products", ())] == ["vis"]
+    return SETTLED | {"returns": "z", "tries": 1} if linear else SETTLED
 
 
 def _problem(data: Any, item: int, options: Any) -> Any:
