@@ -38,7 +38,7 @@ TISSUES = {
     "air": (-2000, -900), "lung": (-900, -500), "fat": (-200, -30), "soft": (-30, 100), "bone": (300, 4000),
 }  # fmt: skip
 VIEWS, PHOTONS = 60, 2e4
-SETTINGS = {"rho_max": 1.0, "anneal": 20}
+SETTINGS = {"rho_max": 1.0, "rho_min": 0.03, "anneal": 20}
 """Views all round leave nothing open at the scale of the object: the sweeps may start lower than for an arc."""
 WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 LEAST = 30

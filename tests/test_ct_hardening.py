@@ -87,3 +87,19 @@ def test_refusals(tmp_path):
     assert problem(counts, 0, dc.replace(options, noise="gaussian")).meta["scale"] > MU
     with pytest.raises(UsageError, match="straightens measured"):
         problem(io.read(nifti(tmp_path / "c.nii.gz")), 0, options)
+
+
+@pytest.mark.realdata
+def test_the_solid_disc_of_htc2022_straightens_another_one(real_data):
+    folder = real_data / "ct" / "htc2022"
+    if not (folder / "htc2022_solid_disc_full.mat").is_file():
+        pytest.skip("no htc2022_solid_disc_full.mat")
+    found = of_disc(io.read(folder / "htc2022_solid_disc_full.mat"))
+    options = CTOptions(size=128, fov=75.941, views=30)
+    contrast = []
+    for hardening in (None, found):
+        p = problem(io.read(folder / "htc2022_01a_full.mat"), 0, dc.replace(options, hardening=hardening))
+        image = p.meta["reference"][0] / p.meta["reference"].quantile(0.9)
+        inside = image[32:96, 32:96].flatten().sort().values  # of two materials, air in the holes
+        contrast.append(float(inside[:40].mean() / inside[-400:].mean()))
+    assert contrast[0] > 0.2 and contrast[1] < 0.08
