@@ -7,8 +7,8 @@ interferometers measure: of the errors of block means at small noise, P takes 10
 away in `vlbi_64`.
 
 ``P(d) = max(d - theta, 0)`` with the one theta that gives the mean, read off the sorted values (Held, Wolfe and
-Crowder, Math. Programming 6, 62, 1974). The bound x >= 0 without the mean is no help: it lowers the error of the image
-and raises that of its sums (sevenfold in `ct_piecewise`), because what it cuts off has one sign.
+Crowder, Math. Programming 6, 62, 1974). The bound x >= 0 without the mean is not offered: it lowers the error of the
+image and raises that of its sums (sevenfold in `ct_piecewise`), because what it cuts off has one sign.
 """
 
 from __future__ import annotations
