@@ -149,7 +149,8 @@ class PnPDM(Sampler):
             )
         if self.returns == "seen" and "split" not in problem.capabilities():
             raise MismatchError(
-                "returns=seen needs an operator that splits off a row space", hint="returns=x, or returns=z"
+                "returns=seen needs an operator that splits off a row space",
+                hint="returns=z for linear data, else start=noise tries=1 returns=z kernel=mala",
             )
         if self.tries > 1 and ("linear" in problem.capabilities() or "split" not in problem.capabilities()):
             raise MismatchError(
