@@ -165,6 +165,9 @@ def test_the_settings_of_the_domain_fit_whatever_is_compared(chosen):
     settings = {**DOMAIN.method_settings("pnpdm", {"products": list(chosen)}), "anneal": 3, "settle": 2}
     out = sample(METHODS["pnpdm"](**settings), p, RandomFieldPrior((16, 16), std=0.3), 2, 5)
     assert bool(torch.isfinite(out.x).all()) and out.provenance["refute"] > 0
+    fields = {**DOMAIN.method_settings("sgs_smc", {"products": list(chosen)}), "rungs": 2, "inner": 1}
+    out = sample(METHODS["sgs_smc"](**fields), p, RandomFieldPrior((16, 16), std=0.3), 8, 5)
+    assert bool(torch.isfinite(out.x).all()) and out.provenance["islands"] == (1 if chosen == ("vis",) else 4)
     assert DOMAIN.method_settings("dps", {}) == {}
 
 

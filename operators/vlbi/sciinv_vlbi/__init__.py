@@ -24,6 +24,9 @@ SETTLED = {
 }  # fmt: skip
 """What split Gibbs needs on closures (docs/vlbi.md, Inference)."""
 
+ISLANDS = {"rho_min": 0.04, "returns": "seen", "ess_target": 0.7, "islands": 4}
+"""What `sgs_smc` needs on closures."""
+
 
 def __getattr__(name: str) -> Any:
     if name != "DOMAIN":
@@ -57,11 +60,11 @@ def _domain() -> Domain:
 
 
 def _method_settings(method: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    if method != "pnpdm":
-        return {}
     # visibilities alone are linear: they have one mode, and no few directions to split off
     linear = [*options.get("products", ())] == ["vis"]
-    return SETTLED | {"returns": "z", "tries": 1} if linear else SETTLED
+    if method == "pnpdm":
+        return SETTLED | {"returns": "z", "tries": 1} if linear else SETTLED
+    return ISLANDS if method == "sgs_smc" and not linear else {}
 
 
 def _problem(data: Any, item: int, options: Any) -> Any:
