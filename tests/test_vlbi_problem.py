@@ -215,6 +215,14 @@ def test_thermal_noise_has_the_stated_level():
     assert z.real.std() == pytest.approx(1, abs=0.02) and z.imag.std() == pytest.approx(1, abs=0.02)
 
 
+def test_systematic_errors_are_a_share_of_the_amplitude_that_the_file_does_not_state():
+    obs, clean = track(), measure(track(), TRUTH, PIXEL, noise=0.0)
+    drawn = [measure(obs, TRUTH, PIXEL, noise=0.0, systematic=0.03, seed=s) for s in range(200)]
+    z = (np.array([one.vis for one in drawn]) - clean.vis) / (0.03 * np.abs(clean.vis))
+    assert z.real.std() == pytest.approx(1, abs=0.02) and z.imag.std() == pytest.approx(1, abs=0.02)
+    np.testing.assert_array_equal(drawn[0].sigma, clean.sigma)
+
+
 def test_demo_and_command_line(tmp_path, capsys):
     path = demo(tmp_path)
     assert path.read_bytes() == demo(tmp_path / "again").read_bytes()

@@ -11,4 +11,4 @@ def demo(folder: str | Path) -> Path:
     """Write a DXchange file with its truth into ``folder`` and return its path; the same file every time."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return simulate(PHANTOM, folder / "disc.h5", views=32, photons=1e4, cells=128, seed=8)
+    return simulate(PHANTOM, folder / "disc.h5", views=32, photons=1e4, cells=128, seed=22)

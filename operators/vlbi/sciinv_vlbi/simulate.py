@@ -41,6 +41,7 @@ def simulate(
     gain: float = 0.1,
     phases: bool = True,
     noise: float = 1.0,
+    systematic: float = 0.0,
     seed: int = 0,
 ) -> Path:
     """Write simulated visibilities of an image.
@@ -57,11 +58,12 @@ def simulate(
     start, hours, step, tint : of the track, without `coverage` (`coverage.observe`).
     gain, phases : standard deviation of the logarithm of the gain amplitudes, and whether phases are random, a scan.
     noise : thermal noise as a multiple of its expected level.
+    systematic : errors that the file does not state, independent, as a share of each amplitude.
     seed : of noise and gains.
     """
     limits = (
         ("flux", flux, 0, 1e9), ("fov", fov, 1e-3, 1e9), ("npix", npix, 4, 4096), ("gain", gain, 0, 2),
-        ("noise", noise, 0, 1e6), ("seed", seed, 0, 2**32),
+        ("noise", noise, 0, 1e6), ("systematic", systematic, 0, 1), ("seed", seed, 0, 2**32),
     )  # fmt: skip
     for name, value, low, high in limits:
         if not low <= value <= high:
@@ -78,12 +80,13 @@ def simulate(
         from sciinv_vlbi.io import read
 
         obs = read(coverage)
-    return write_uvfits(out, measure(obs, image, pixel, gain=gain, phases=phases, noise=noise, seed=seed))
+    told = {"gain": gain, "phases": phases, "noise": noise, "systematic": systematic, "seed": seed}
+    return write_uvfits(out, measure(obs, image, pixel, **told))
 
 
 def measure(
     obs: Observation, image: NDArray[np.float64], pixel: float, *, gain: float = 0.0, phases: bool = False,
-    noise: float = 1.0, seed: int = 0,
+    noise: float = 1.0, systematic: float = 0.0, seed: int = 0,
 ) -> Observation:  # fmt: skip
     """The observation of an image ``(n, n)`` in Jy per pixel with the baselines and errors of `obs`."""
     transform = visibility_operator(obs.uv, image.shape[-1], pixel)
@@ -92,6 +95,9 @@ def measure(
         number = gains.intervals(obs)
         g = gains.draw(obs, seed, amplitude=gain, phases=phases)
         vis = vis * g[number, obs.a] * g[number, obs.b].conj()
+    if systematic:
+        rng = np.random.default_rng([seed, 33])
+        vis = vis + systematic * np.abs(vis) * (rng.normal(size=len(obs)) + 1j * rng.normal(size=len(obs)))
     rng = np.random.default_rng([seed, 32])
     vis = vis + noise * obs.sigma * (rng.normal(size=len(obs)) + 1j * rng.normal(size=len(obs)))
     return dc.replace(obs, vis=vis, sigma=obs.sigma * max(noise, 1e-6), source=obs.source or "SIMULATED")
