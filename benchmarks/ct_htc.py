@@ -29,7 +29,7 @@ import scipy.io
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from sciinv_ct import PNPDM, io
+from sciinv_ct import DOMAIN, io
 from sciinv_ct.baselines import fbp, tv
 from sciinv_ct.geometry import Geometry
 from sciinv_ct.hardening import of_disc
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="picture of one disc a case, of the images in --out")
     parser.add_argument("--as-measured", action="store_true", help="leave beam hardening in the data")
     a = parser.parse_args()
-    settings = (PNPDM if a.method == "pnpdm" else {}) | options(a.words)
+    settings = {**DOMAIN.method_settings(a.method, {}), **options(a.words)}
     prior = load_prior(a.prior).at((a.size, a.size))
     method = build(METHODS[a.method], settings, a.method)
     solid = sorted(a.data.rglob("htc2022_solid_disc_full.mat"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from sciinv.errors import InputError
 from sciinv_ct.fbp import fbp
@@ -46,6 +45,8 @@ def of_disc(scan: Scan, degree: int = 2, item: int = 0) -> tuple[float, ...]:
     The disc is found in the filtered backprojection; its chords L then stand against the readings, and ``mu L`` is
     fitted by ``p (1 + c_1 p + ...)``, with ``degree`` coefficients and the radius of the disc, by least squares.
     """
+    from scipy.optimize import minimize_scalar  # here: no run needs it
+
     beam, angles = scan.beam, scan.angles
     if scan.is_image or scan.counts is not None or beam is None or angles is None or beam.kind == "fan_curved":
         raise InputError("hardening is measured on line integrals of a flat detector", where=scan.label)

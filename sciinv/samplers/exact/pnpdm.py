@@ -178,12 +178,10 @@ class PnPDM(Sampler):
                 kernel=self.kernel, steps=self.inner, tuning=self._tuning(near),
             )  # fmt: skip
         x = prior_step(prior, z, t, rng, self.log_step, self.order)
-        if self.returns == "z":
+        if self.returns != "x":
             aux = {**aux, "last": z}
-        elif self.returns == "seen":
-            aux = {**aux, "last": problem.reduced.seen_from(z, x)}
         if self.tries > 1:
-            aux |= {k: v for k, v in state.aux.items() if k.startswith("best_")}
+            aux |= best_start(state.aux)
             if t == self.rho_max and s != t:
                 x, aux = self._judge(problem, prior, x, t, s, aux, rng)
         gap = (x - z).flatten(1).square().mean(1)
@@ -224,15 +222,17 @@ class PnPDM(Sampler):
             d, info = matched_mean(problem, prior, state.x, t)[0], {}
         info = {"block_means": block_means(d), **info}
         if s <= self._start_ends():
-            return State(d, aux={k: v for k, v in state.aux.items() if k.startswith("best_")}), info
+            return State(d, aux=best_start(state.aux)), info
         ahead, kept = look_ahead(state.aux, d, t, s, 2)
-        kept |= {k: v for k, v in state.aux.items() if k.startswith("best_")}
+        kept |= best_start(state.aux)
         return State(ancestral(state.x, ahead, t, s, rng), aux=kept), info
 
     def finish(self, problem: Problem, prior: Counted, state: State, rng: Rng) -> Tensor:
         if self.correct:
             state.log_w = rho_correction(problem, state.x, self.rho_min)
         out = state.aux.get("last", state.x)
+        if self.returns == "seen" and "last" in state.aux:
+            out = problem.reduced.seen_from(out, state.x)
         if self.refute:
             # under the law of the chain chi-squared of z and the gap |z - x|^2 / rho^2 of the r coordinates that the
             # data see are those of n and of r numbers
@@ -270,6 +270,11 @@ def chi2_limit(n: int, p: float) -> float:
     """What chi-squared of n data exceeds with probability p (Wilson and Hilferty 1931)."""
     spread = 2 / (9 * n)
     return n * (1 - spread + NormalDist().inv_cdf(1 - p) * math.sqrt(spread)) ** 3
+
+
+def best_start(aux: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is kept of the best start so far (`PnPDM.tries`)."""
+    return {k: v for k, v in aux.items() if k.startswith("best_")}
 
 
 def block_means(x: Tensor) -> Tensor:
