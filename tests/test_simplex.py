@@ -7,12 +7,17 @@ import torch
 from test_network_prior import CARD, SPEC, edit, network
 
 from sciinv.errors import InputError
+from sciinv.generic.mask import Mask
+from sciinv.noise import Gaussian
+from sciinv.priors.adapted import AdaptedPrior
 from sciinv.priors.card import UNetSpec
 from sciinv.priors.checkpoint import load_prior, save_prior
 from sciinv.priors.network import NetworkPrior
 from sciinv.priors.simplex import to_simplex
 from sciinv.priors.unet import UNet
+from sciinv.problem import Problem
 from sciinv.testing.fake import FakeCuda
+from sciinv.training.data import FolderSource
 
 MEAN = 0.3
 
@@ -64,9 +69,22 @@ def test_the_prior_projects_and_remembers(tmp_path):
     want = to_simplex(free.denoise(x, sigma), MEAN)
     prior = NetworkPrior(net, (6, 5), channels=1, complex_pair=False, mean=MEAN)
     back = load_prior(save_prior(prior, spec, CARD, tmp_path / "p.safetensors", torch.float32))
-    for one in (prior, prior.at((6, 5)), back):
+    assert prior.at((6, 5)) is prior  # what has been measured about it is found again
+    adapted = AdaptedPrior(prior, Problem(x[0], Mask(torch.ones(1, 6, 5, dtype=torch.bool)), Gaussian(0.1)), inner=0)
+    for one in (prior, prior.at((6, 5)), prior.at((8, 8)).at((6, 5)), back):
         assert one.mean == MEAN
         torch.testing.assert_close(one.denoise(x, sigma), want)
+    torch.testing.assert_close(adapted.denoise(x, sigma), want)
+
+
+@pytest.mark.parametrize(
+    ("side", "least", "known"), [(6, 0.0, True), (8, 0.0, False), (4, 0.0, False), (6, -0.5, False)]
+)
+def test_training_images_share_a_mean_if_they_are_whole_and_nonnegative(side, least, known):
+    """Larger ones are cropped and smaller ones padded, which changes their mean."""
+    x = torch.rand(3, 1, side, side, generator=torch.Generator().manual_seed(4)) + least
+    source = FolderSource([x * (MEAN / x.mean((1, 2, 3), keepdim=True))], 6)
+    assert source.shares(MEAN) == known and not source.shares(2 * MEAN)
 
 
 @pytest.mark.parametrize(("mean", "why"), [(0.3, "only real images"), (-1.0, "mean"), ("nan", "mean")])

@@ -25,6 +25,7 @@ from sciinv.reduced import CUTOFF
 from sciinv.rng import Rng
 from sciinv.samplers import METHODS
 from sciinv.samplers.base import sample
+from sciinv.samplers.exact.guide import LEVELS
 
 SMALL = VLBIOptions(npix=SIDE, fov=FOV, flux=0.6, systematic=0.0, short="keep", snr_min=0.0)
 PIXEL = FOV / SIDE * MICRO_ARCSECOND
@@ -169,6 +170,12 @@ def test_the_settings_of_the_domain_fit_whatever_is_compared(chosen):
     out = sample(METHODS["sgs_smc"](**fields), p, RandomFieldPrior((16, 16), std=0.3), 8, 5)
     assert bool(torch.isfinite(out.x).all()) and out.provenance["islands"] == (1 if chosen == ("vis",) else 4)
     assert DOMAIN.method_settings("dps", {}) == {}
+
+
+def test_the_errors_of_a_prior_are_measured_once_for_an_observation():
+    p, prior = problem(crescent(), 0, dc.replace(SMALL, npix=16)), RandomFieldPrior((16, 16), std=0.3)
+    first, again = (sample(METHODS["pnpdm"](anneal=3, stationary=1), p, prior, 2, s).provenance for s in (0, 1))
+    assert again["network_calls"] < first["network_calls"] - LEVELS
 
 
 def test_visibilities_alone_are_drawn_exactly():

@@ -3,8 +3,8 @@
 They lie in a closed convex set C, a simplex, and so does ``m = E[x_0 | x_t]``. The orthogonal projection P onto C never
 lengthens distances, ``|P(d) - m| = |P(d) - P(m)| <= |d - m|``: whatever a network estimates, its projection is at least
 as near. A network gets sums over many pixels worst, as they are a small part of its loss, and those are what
-interferometers measure: of the errors of block means at small noise, P takes 10 % (16 x 16 pixels) to 36 % (32 x 32)
-away in `vlbi_64`.
+interferometers measure: of the squared errors of block means at small noise, P takes 8 % (16 x 16 pixels) to 33 %
+(32 x 32) away in `vlbi_64`.
 
 ``P(d) = max(d - theta, 0)`` with the one theta that gives the mean, read off the sorted values (Held, Wolfe and
 Crowder, Math. Programming 6, 62, 1974). The bound x >= 0 without the mean is not offered: it lowers the error of the

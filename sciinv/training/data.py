@@ -144,9 +144,14 @@ class FolderSource:
         factor = 1 + self.jitter * (2 * torch.rand((), generator=generator) - 1)
         return x.flip(turned) * factor
 
-    def whole(self) -> bool:
-        """Whether every image is used as it is, none is cropped or padded, and none has a value below zero."""
-        return all(tuple(v.shape[-2:]) == (self.crop, self.crop) and float(v.min()) >= 0 for v in self.volumes)
+    def shares(self, mean: float) -> bool:
+        """Whether every image is used whole, is nonnegative and has this mean, with what it was padded by."""
+        return all(
+            tuple(v.shape[-2:]) == (self.crop, self.crop)
+            and float(v.min()) >= 0
+            and bool(((v.mean((1, 2, 3)) - mean).abs() <= 1e-4 * mean).all())
+            for v in self.volumes
+        )
 
     def deviation(self) -> float:
         """Standard deviation of the images about zero, the ``sigma_data`` of the preconditioning."""

@@ -121,7 +121,7 @@ def train_from_folder(
     )
     prior = NetworkPrior(
         average, (crop, crop), config.sigma_data, config.sigma_min, config.sigma_max, spec.channels, complex_pair,
-        mean=None if complex_pair or not source.whole() else mean,
+        mean=mean if mean is not None and not complex_pair and source.shares(mean) else None,
     )  # fmt: skip
     path = out / "prior.safetensors"
     if processes(next(network.parameters()).device)[0] == 0:
